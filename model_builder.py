@@ -1,0 +1,316 @@
+"""AmoebaNet from hyper-parameters: the network, its loss and its learning rate."""
+
+import math
+from typing import Dict, Optional, Tuple
+
+import tensorflow.compat.v1 as tf
+import tf_slim as slim
+
+import model_specs
+import network_utils
+from common.hparams import HParams
+
+AUX_LOSS_WEIGHT = 0.4
+
+# Goyal et al. 2017 (arXiv 1706.02677): a tenth after epochs 30, 60 and 80 of 90.
+_STEPWISE_BOUNDARIES = (1 / 3, 2 / 3, 8 / 9)
+
+# The rate never falls below this part of its initial value.
+_MIN_LEARNING_RATE = 1e-4
+
+
+def build_network(
+    inputs: tf.Tensor, num_classes: int, is_training: bool = True, hparams: HParams = None
+) -> Tuple[tf.Tensor, Dict[str, tf.Tensor]]:
+    """Adds the network to the graph.
+
+    Args:
+        inputs: [batch, image_size, image_size, 3], float32, as preprocessed: in [-1, 1].
+        num_classes: outputs, the background class 0 included.
+        is_training: with batch statistics, drop path, dropout and the auxiliary head.
+        hparams: `amoeba_net_model.build_hparams` documents them.
+
+    Returns:
+        Logits [batch, num_classes], and the end points: one for each cell, 'global_pool'
+        [batch, features], 'logits', 'predictions' (probabilities) and, in training, 'aux_logits'.
+    """
+    end_points = {}
+    data_format = hparams.data_format
+    net = inputs if data_format == "NHWC" else tf.transpose(inputs, [0, 3, 1, 2])
+    with slim.arg_scope(_layer_settings(is_training, hparams)):
+        net, previous = _build_stem(net, hparams, end_points)
+        net = _build_cells(net, previous, num_classes, is_training, hparams, end_points)
+        with tf.variable_scope("final_layer"):
+            net = network_utils.global_avg_pool(tf.nn.relu(net))
+            end_points["global_pool"] = net = tf.identity(net, "global_pool")
+            if is_training and hparams.dense_dropout_keep_prob < 1.0:
+                net = tf.nn.dropout(net, rate=1.0 - hparams.dense_dropout_keep_prob)
+            logits = network_utils.fully_connected(net, num_classes)
+    end_points["logits"] = logits
+    end_points["predictions"] = tf.nn.softmax(logits, name="predictions")
+    return logits, end_points
+
+
+def _layer_settings(is_training: bool, hparams: HParams):
+    """The arg_scope of all layers."""
+    layers = [
+        network_utils.conv2d,
+        network_utils.separable_conv2d,
+        network_utils.batch_norm,
+        network_utils.pool2d,
+        network_utils.global_avg_pool,
+        network_utils.factorized_reduction,
+    ]
+    stochastic = [network_utils.batch_norm, network_utils.drop_path]
+    with slim.arg_scope(layers, data_format=hparams.data_format), slim.arg_scope(
+        stochastic, is_training=is_training
+    ), slim.arg_scope(
+        [network_utils.batch_norm],
+        decay=hparams.batch_norm_decay,
+        epsilon=hparams.batch_norm_epsilon,
+    ) as scope:
+        return scope
+
+
+def _build_stem(net, hparams, end_points):
+    """The first convolution. Returns its output and what came before it: nothing."""
+    imagenet = hparams.stem_type == "imagenet"
+    with tf.variable_scope("stem"):
+        net = network_utils.conv2d(
+            net,
+            hparams.stem_reduction_size,
+            (3, 3),
+            "conv0",
+            stride=(2, 2) if imagenet else (1, 1),
+            padding="VALID" if imagenet else "SAME",
+        )
+        net = network_utils.batch_norm(net, "conv0_bn")
+    end_points["stem"] = net
+    return net, None
+
+
+def _build_cells(net, previous, num_classes, is_training, hparams, end_points):
+    """Stem cells, normal cells and reduction cells; the auxiliary head in training."""
+    normal_cell, reduction_cell = _cells(hparams)
+    reduction_layers = _reduction_layers(hparams)
+    aux_cell = _aux_cell(hparams) if is_training and hparams.use_aux_head else None
+    position = 0
+
+    def add(cell, name, filter_scaling, stride):
+        nonlocal net, previous, position
+        net, previous = (
+            cell(
+                net,
+                scope=name,
+                filter_scaling=filter_scaling,
+                stride=stride,
+                prev_layer=previous,
+                cell_num=position,
+            ),
+            net,
+        )
+        position += 1
+        end_points[name] = net
+
+    num_stem_cells = _num_stem_cells(hparams)
+    for i in range(num_stem_cells):
+        add(reduction_cell, f"cell_stem_{i}", 0.5 ** (num_stem_cells - i), stride=2)
+    filter_scaling = 1.0
+    for i in range(hparams.num_cells):
+        if i in reduction_layers:
+            filter_scaling *= 2
+            name = f"reduction_cell_{reduction_layers.index(i)}"
+            add(reduction_cell, name, filter_scaling, stride=2)
+        add(normal_cell, f"cell_{i}", filter_scaling, stride=1)
+        if i == aux_cell:
+            with tf.variable_scope(f"aux_{i}"):
+                end_points["aux_logits"] = _build_aux_head(net, num_classes, hparams)
+    return net
+
+
+def _cells(hparams: HParams):
+    """The network's normal and reduction cell."""
+
+    def cell(spec):
+        operations, hiddenstate_indices, used_hiddenstates = spec
+        return network_utils.BaseCell(
+            hparams.reduction_size,
+            operations,
+            used_hiddenstates,
+            hiddenstate_indices,
+            hparams.drop_connect_keep_prob,
+            total_num_cells=(
+                hparams.num_cells + hparams.num_reduction_layers + _num_stem_cells(hparams)
+            ),
+            drop_path_burn_in_steps=num_train_steps(hparams),
+            drop_connect_version=hparams.drop_connect_version,
+            data_format=hparams.data_format,
+        )
+
+    return (
+        cell(model_specs.get_normal_cell(hparams.cell_name)),
+        cell(model_specs.get_reduction_cell(hparams.cell_name)),
+    )
+
+
+def _num_stem_cells(hparams: HParams) -> int:
+    return hparams.num_stem_cells if hparams.stem_type == "imagenet" else 0
+
+
+def _reduction_layers(hparams: HParams):
+    return network_utils.calc_reduction_layers(hparams.num_cells, hparams.num_reduction_layers)
+
+
+def _aux_cell(hparams: HParams) -> Optional[int]:
+    """Index of the normal cell after which the auxiliary head stands."""
+    layers = _reduction_layers(hparams)
+    return layers[1] - 1 if len(layers) >= 2 else None
+
+
+def _build_aux_head(net, num_classes, hparams) -> tf.Tensor:
+    """The auxiliary classifier: [batch, num_classes] logits from an inner layer."""
+    scaling = hparams.aux_scaling
+    with tf.variable_scope("aux_logits"):
+        net = network_utils.pool2d(tf.nn.relu(net), "avg", 5, stride=3, padding="VALID")
+        net = network_utils.conv2d(net, int(128 * scaling), (1, 1), "proj")
+        net = tf.nn.relu(network_utils.batch_norm(net, "aux_bn0"))
+        size = net.shape.as_list()[1:3] if hparams.data_format == "NHWC" else net.shape.as_list()[2:]
+        net = network_utils.conv2d(net, int(768 * scaling), size, "Conv", padding="VALID")
+        net = tf.nn.relu(network_utils.batch_norm(net, "aux_bn1"))
+        return network_utils.fully_connected(tf.layers.flatten(net), num_classes)
+
+
+def smallest_image_size(hparams: HParams, is_training: bool) -> int:
+    """The smallest image the network takes, in pixels.
+
+    Every reduction must find at least 2 pixels to reduce, and the auxiliary head's average pool
+    5 x 5 of them: below that the network would be another one, or none.
+    """
+    reductions = _num_stem_cells(hparams) + hparams.num_reduction_layers
+    reductions_before_aux = reductions - hparams.num_reduction_layers + 1
+    aux_head = is_training and hparams.use_aux_head and _aux_cell(hparams) is not None
+
+    def fits(size):
+        width = (size - 3) // 2 + 1 if hparams.stem_type == "imagenet" else size
+        for i in range(1, reductions + 1):
+            if width < 2:
+                return False
+            width = -(-width // 2)
+            if aux_head and i == reductions_before_aux and width < 5:
+                return False
+        return True
+
+    return next(size for size in range(3, 1 << 20) if fits(size))
+
+
+# Loss --------------------------------------------------------------------------------------------
+
+
+def build_softmax_loss(
+    logits: tf.Tensor,
+    end_points: Dict[str, tf.Tensor],
+    labels: tf.Tensor,
+    label_smoothing: float = 0.1,
+    add_summary: bool = True,
+) -> tf.Tensor:
+    """Mean cross-entropy of the logits, plus 0.4 times that of the auxiliary logits if there.
+
+    Args:
+        logits: [batch, classes].
+        end_points: those of `build_network`.
+        labels: [batch] class indices or [batch, classes] one-hot vectors.
+        label_smoothing: the part of the probability that is spread evenly over all classes.
+        add_summary: whether to write each part to TensorBoard.
+    """
+    if labels.shape.ndims == 1:
+        labels = tf.one_hot(labels, logits.shape[1].value)
+    loss = _cross_entropy(labels, logits, 1.0, label_smoothing, "softmax_loss", add_summary)
+    if "aux_logits" in end_points:
+        loss += _cross_entropy(
+            labels,
+            end_points["aux_logits"],
+            AUX_LOSS_WEIGHT,
+            label_smoothing,
+            "aux_loss",
+            add_summary,
+        )
+    return loss
+
+
+def _cross_entropy(labels, logits, weight, label_smoothing, name, add_summary) -> tf.Tensor:
+    with tf.name_scope(name):
+        loss = tf.losses.softmax_cross_entropy(
+            labels, logits, weights=weight, label_smoothing=label_smoothing, scope="value"
+        )
+    if add_summary:
+        tf.summary.scalar(name, loss)
+    return loss
+
+
+def build_regularization_loss(weight_decay: float) -> tf.Tensor:
+    """`weight_decay` * sum(w^2) / 2 over all convolutions' and fully connected layers' weights."""
+    weights = tf.get_collection(tf.GraphKeys.WEIGHTS)
+    with tf.name_scope("regularization"):
+        loss = weight_decay * tf.add_n([tf.nn.l2_loss(w) for w in weights])
+    tf.losses.add_loss(loss, tf.GraphKeys.REGULARIZATION_LOSSES)
+    return loss
+
+
+# Schedule ----------------------------------------------------------------------------------------
+
+
+def num_train_steps(hparams: HParams) -> int:
+    """Global step at which training ends: int(epochs * ceil(images / batch))."""
+    return int(
+        hparams.num_epochs * math.ceil(hparams.num_train_images / hparams.train_batch_size)
+    )
+
+
+def build_learning_rate(
+    initial_lr: float,
+    lr_decay_method: str,
+    global_step: tf.Tensor,
+    total_steps: Optional[int] = None,
+    decay_steps: Optional[int] = None,
+    decay_factor: Optional[float] = None,
+    add_summary: bool = True,
+    warmup_steps: int = 0,
+) -> tf.Tensor:
+    """The learning rate at `global_step`, a float32 scalar.
+
+    Args:
+        initial_lr: the rate before any decay.
+        lr_decay_method: 'exponential' multiplies by `decay_factor` every `decay_steps`, after a
+            linear warm-up from 0 over `warmup_steps`; 'cosine' ends at 0 after `total_steps`;
+            'stepwise' divides by 10 after 1/3, 2/3 and 8/9 of `total_steps` (Goyal et al. 2017);
+            'constant' stays.
+        global_step: integer scalar.
+        add_summary: whether to write the rate to TensorBoard.
+
+    Returns:
+        At least 0.0001 * `initial_lr`.
+    """
+    step = tf.cast(global_step, tf.float32)
+    if lr_decay_method == "exponential":
+        lr = tf.train.exponential_decay(
+            initial_lr, global_step, decay_steps, decay_factor, staircase=True
+        )
+        if warmup_steps > 0:
+            lr = tf.where(step < warmup_steps, initial_lr * step / float(warmup_steps), lr)
+    elif lr_decay_method == "cosine":
+        lr = 0.5 * initial_lr * (1.0 + tf.cos(math.pi * step / float(total_steps)))
+    elif lr_decay_method == "stepwise":
+        boundaries = [int(part * total_steps) for part in _STEPWISE_BOUNDARIES]
+        values = [initial_lr * 0.1**i for i in range(len(boundaries) + 1)]
+        lr = tf.train.piecewise_constant(tf.cast(global_step, tf.int64), boundaries, values)
+    elif lr_decay_method == "constant":
+        lr = tf.constant(initial_lr, tf.float32)
+    else:
+        raise ValueError(
+            f"Unknown lr_decay_method {lr_decay_method!r}: expected exponential, cosine, stepwise "
+            "or constant."
+        )
+    lr = tf.maximum(lr, _MIN_LEARNING_RATE * initial_lr, name="learning_rate")
+    if add_summary:
+        tf.summary.scalar("learning_rate", lr)
+    return lr
