@@ -1,7 +1,7 @@
 """The 1,000 classes of ILSVRC2012, which everybody calls ImageNet.
 
-Label i, 1..1000, is the i-th synset in the order of the WordNet IDs; label 0 is background, which no
-image has. The IDs and names are WordNet's: imagenet_synsets.LICENSE.txt, beside the list.
+Label i, 1..1000, is the i-th synset in the order of the WordNet IDs; label 0 is background, which
+no image has. The IDs and names are WordNet's: see imagenet_synsets.LICENSE.txt, beside the list.
 """
 
 import os
