@@ -29,6 +29,8 @@ import struct
 
 import tensorflow.compat.v1 as tf
 
+from common.errors import UserError
+
 DATASET_INFO = "dataset.json"
 LABELS = "labels.txt"
 SPLITS = ("train", "validation")
@@ -58,17 +60,17 @@ def find_shards(data_dir, split):
         could train on a half-moved or outdated copy.
     """
     if not tf.io.gfile.isdir(data_dir):
-        raise ValueError(f"The data directory {data_dir} does not exist.")
+        raise UserError(f"The data directory {data_dir} does not exist.")
     directories = (data_dir, os.path.join(data_dir, split))
     flat, nested = (_shards_in(directory, split) for directory in directories)
     patterns = [os.path.join(directory, f"{split}-*-of-*") for directory in directories]
     if flat and nested:
-        raise ValueError(
+        raise UserError(
             f"The data directory {data_dir} has {split} shards twice: {len(flat)} as "
             f"{patterns[0]} and {len(nested)} as {patterns[1]}; remove one set."
         )
     if not flat and not nested:
-        raise ValueError(
+        raise UserError(
             f"The data directory {data_dir} has no {split} shards: "
             f"neither {patterns[0]} nor {patterns[1]} matches a file."
         )
@@ -87,12 +89,12 @@ def missing_shards(paths):
     for path in paths:
         match = _SHARD_NAME.match(os.path.basename(path))
         if not match:
-            raise ValueError(f"{path} is not named like a shard, train-00000-of-01024.")
+            raise UserError(f"{path} is not named like a shard, train-00000-of-01024.")
         key = match.group("split"), match.group("total")
         sets.setdefault(key, set()).add(int(match.group("index")))
     if len(sets) > 1:
         found = ", ".join(f"{len(v)} of {s}-*-of-{t}" for (s, t), v in sorted(sets.items()))
-        raise ValueError(
+        raise UserError(
             f"{os.path.dirname(paths[0]) or '.'} holds shards of several sets: {found}; keep one."
         )
     return [
@@ -140,7 +142,7 @@ def count_records(paths):
     for path in paths:
         records, problem = scan_shard(path)
         if problem:
-            raise ValueError(problem)
+            raise UserError(problem)
         total += records
     return total
 
@@ -252,10 +254,10 @@ def read_dataset_info(data_dir):
     try:
         info = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}.") from error
+        raise UserError(f"{path} is not valid JSON: {error}.") from error
     problem = _info_problem(info)
     if problem:
-        raise ValueError(f"{path} is not a data set's description: {problem}.")
+        raise UserError(f"{path} is not a data set's description: {problem}.")
     return info
 
 
@@ -267,7 +269,7 @@ def write_dataset_info(data_dir, info):
     """
     problem = _info_problem(info)
     if problem:
-        raise ValueError(f"Not a data set's description: {problem}.")
+        raise UserError(f"Not a data set's description: {problem}.")
     write_text(
         os.path.join(data_dir, DATASET_INFO), json.dumps(info, indent=2, sort_keys=True) + "\n"
     )
@@ -286,7 +288,7 @@ def read_labels(data_dir):
     names = text.splitlines()
     blank = [i for i, name in enumerate(names) if not name.strip()]
     if not names or blank:
-        raise ValueError(
+        raise UserError(
             f"{path} has no class name in line {blank[0] if blank else 0}; "
             "line i names class i, line 0 the background."
         )
@@ -370,7 +372,7 @@ def _read_text(path):
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}.") from error
+        raise UserError(f"{path} is not UTF-8 text: {error}.") from error
 
 
 def _info_problem(info):
@@ -389,8 +391,11 @@ def _info_problem(info):
         images = contents.get("images")
         if not _is_count(images):
             return f"splits.{split}.images is {images!r}, and a positive integer is expected"
-        if not isinstance(contents.get("shards"), list):
-            return f"splits.{split}.shards is not a list"
+        shards = contents.get("shards")
+        if not isinstance(shards, list) or not all(
+            isinstance(shard, dict) and isinstance(shard.get("name"), str) for shard in shards
+        ):
+            return f"splits.{split}.shards is not a list of objects with names"
     return None
 
 
