@@ -438,22 +438,28 @@ def build(options):
     return info
 
 
-def define_flags():
+def define_flags(values=flags.FLAGS):
     """Defines the flags; not on import, so that another program may have its own."""
-    flags.DEFINE_string("source_dir", None, "Directory of the images; see above.")
-    flags.DEFINE_string("output_dir", None, "Local directory for the shards; made if need be.")
+    flags.DEFINE_string(
+        "source_dir", None, "Directory of the images; see above.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "output_dir", None, "Local directory for the shards; made if need be.", flag_values=values
+    )
     flags.DEFINE_enum(
         "source_kind",
         "auto",
         ["auto", "imagenet", "folders"],
         "What source_dir holds. auto: imagenet if it has ImageNet's tars or train/ has exactly "
         "ImageNet's 1,000 synsets, else folders.",
+        flag_values=values,
     )
     flags.DEFINE_string(
         "validation_ground_truth",
         None,
         "ImageNet: text file with a synset, or an ILSVRC2012_ID, a line for each validation image. "
         "Default: the usual files' names in source_dir.",
+        flag_values=values,
     )
     flags.DEFINE_string(
         "synset_list",
@@ -461,12 +467,14 @@ def define_flags():
         "ImageNet: what the numbers in validation_ground_truth mean: the development kit's "
         "meta.mat, or a text file whose line i begins with the synset of number i, or with both. "
         "Default: meta.mat beside validation_ground_truth or in source_dir.",
+        flag_values=values,
     )
     flags.DEFINE_float(
         "validation_fraction",
         None,
         "Folders without a validation set: the part of each class that becomes one, 0 <= x < 1. "
         "Default: 0.1.",
+        flag_values=values,
     )
     flags.DEFINE_integer(
         "num_train_shards",
@@ -475,6 +483,7 @@ def define_flags():
         "devices have two each, and at least 16 images in a shard.",
         lower_bound=1,
         upper_bound=99999,
+        flag_values=values,
     )
     flags.DEFINE_integer(
         "num_validation_shards",
@@ -482,18 +491,30 @@ def define_flags():
         "Default: 128 for ImageNet; else as for num_train_shards.",
         lower_bound=1,
         upper_bound=99999,
+        flag_values=values,
     )
     flags.DEFINE_integer(
-        "seed", 0, "Of the order of the images and of the validation set's choice."
+        "seed",
+        0,
+        "Of the order of the images and of the validation set's choice.",
+        flag_values=values,
     )
-    flags.DEFINE_integer("workers", None, "Processes; default: one a core.", lower_bound=1)
+    flags.DEFINE_integer(
+        "workers", None, "Processes; default: one a core.", lower_bound=1, flag_values=values
+    )
     flags.DEFINE_enum(
         "on_bad_image",
         "fail",
         ["fail", "skip"],
         "fail: stop at an image that cannot be decoded. skip: leave it out, list and count it.",
+        flag_values=values,
     )
-    flags.DEFINE_bool("overwrite", False, "Replace shards in output_dir that are not of this job.")
+    flags.DEFINE_bool(
+        "overwrite",
+        False,
+        "Replace shards in output_dir that are not of this job.",
+        flag_values=values,
+    )
 
 
 def main(argv):
