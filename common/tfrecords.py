@@ -41,6 +41,10 @@ _SHARD_NAME = re.compile(r"(?P<split>.+)-(?P<index>\d+)-of-(?P<total>\d+)$")
 _CHECKSUM_BLOCK = 1 << 20
 
 
+class NoShardsError(UserError):
+    """There is a data directory, but it has no shards of a split."""
+
+
 def shard_name(split, index, total):
     """Returns the file name of a shard: `train-00000-of-01024`."""
     return f"{split}-{index:05d}-of-{total:05d}"
@@ -56,8 +60,8 @@ def find_shards(data_dir, split):
       split: 'train' or 'validation'.
 
     Raises:
-      ValueError: no such directory; no shards; or shards in both places, where taking either
-        could train on a half-moved or outdated copy.
+      UserError: no such directory; no shards (NoShardsError); or shards in both places, where
+        taking either could train on a half-moved or outdated copy.
     """
     if not tf.io.gfile.isdir(data_dir):
         raise UserError(f"The data directory {data_dir} does not exist.")
@@ -70,7 +74,7 @@ def find_shards(data_dir, split):
             f"{patterns[0]} and {len(nested)} as {patterns[1]}; remove one set."
         )
     if not flat and not nested:
-        raise UserError(
+        raise NoShardsError(
             f"The data directory {data_dir} has no {split} shards: "
             f"neither {patterns[0]} nor {patterns[1]} matches a file."
         )
@@ -83,7 +87,7 @@ def missing_shards(paths):
     The names themselves say how many there should be: `-of-00128`.
 
     Raises:
-      ValueError: the names disagree about how many there are, or one is not a shard's.
+      UserError: the names disagree about how many there are, or one is not a shard's.
     """
     sets = {}
     for path in paths:
@@ -136,7 +140,7 @@ def count_records(paths):
     """Returns how many records the shards hold, from their headers alone.
 
     Raises:
-      ValueError: a shard is empty, truncated or corrupt; names the file and the byte offset.
+      UserError: a shard is empty, truncated or corrupt; names the file and the byte offset.
     """
     total = 0
     for path in paths:
@@ -245,7 +249,7 @@ def read_dataset_info(data_dir):
     """Returns what dataset.json says, as a dict, or None if there is none.
 
     Raises:
-      ValueError: the file is not what the module's docstring describes; names the file.
+      UserError: the file is not what the module's docstring describes; names the file.
     """
     path = os.path.join(data_dir, DATASET_INFO)
     text = _read_text(path)
@@ -265,7 +269,7 @@ def write_dataset_info(data_dir, info):
     """Writes dataset.json, whole or not at all.
 
     Raises:
-      ValueError: `info` is not what the module's docstring describes.
+      UserError: `info` is not what the module's docstring describes.
     """
     problem = _info_problem(info)
     if problem:
@@ -279,7 +283,7 @@ def read_labels(data_dir):
     """Returns the class names of labels.txt, [0] being background, or None if there is no file.
 
     Raises:
-      ValueError: the file is empty or not UTF-8, or a name is blank; names the file.
+      UserError: the file is empty or not UTF-8, or a name is blank; names the file.
     """
     path = os.path.join(data_dir, LABELS)
     text = _read_text(path)

@@ -44,6 +44,7 @@ import warnings
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+import tensorflow.compat.v1 as tf
 import tqdm
 from absl import app, flags
 
@@ -525,7 +526,7 @@ def main(argv):
     warnings.filterwarnings("ignore", module="PIL")
     try:
         build(flags.FLAGS)
-    except (UserError, OSError) as error:
+    except (UserError, OSError, tf.errors.OpError) as error:
         sys.exit(f"build_tfrecords.py: {error}")
     except KeyboardInterrupt:
         sys.exit("build_tfrecords.py: interrupted; the same command goes on from here.")
