@@ -3,6 +3,7 @@
 import math
 from typing import Dict, Optional, Tuple
 
+import numpy as np
 import tensorflow.compat.v1 as tf
 import tf_slim as slim
 
@@ -174,10 +175,11 @@ def _build_aux_head(net, num_classes, hparams) -> tf.Tensor:
         net = network_utils.pool2d(tf.nn.relu(net), "avg", 5, stride=3, padding="VALID")
         net = network_utils.conv2d(net, int(128 * scaling), (1, 1), "proj")
         net = tf.nn.relu(network_utils.batch_norm(net, "aux_bn0"))
-        size = net.shape.as_list()[1:3] if hparams.data_format == "NHWC" else net.shape.as_list()[2:]
+        spatial = [1, 2] if hparams.data_format == "NHWC" else [2, 3]
+        size = [net.shape[axis].value for axis in spatial]
         net = network_utils.conv2d(net, int(768 * scaling), size, "Conv", padding="VALID")
         net = tf.nn.relu(network_utils.batch_norm(net, "aux_bn1"))
-        return network_utils.fully_connected(tf.layers.flatten(net), num_classes)
+        return network_utils.fully_connected(tf.squeeze(net, spatial), num_classes)
 
 
 def smallest_image_size(hparams: HParams, is_training: bool) -> int:
@@ -201,6 +203,17 @@ def smallest_image_size(hparams: HParams, is_training: bool) -> int:
         return True
 
     return next(size for size in range(3, 1 << 20) if fits(size))
+
+
+def count_multiply_adds(graph: tf.Graph) -> int:
+    """Multiplications of all convolutions and matrix products of a graph, for its batch size."""
+    total = 0
+    for op in graph.get_operations():
+        if op.type in ("Conv2D", "DepthwiseConv2dNative", "MatMul"):
+            kernel = op.inputs[1].shape.as_list()
+            inputs_each = kernel[:2] if op.type.startswith("Depthwise") else kernel[:-1]
+            total += op.outputs[0].shape.num_elements() * int(np.prod(inputs_each))
+    return total
 
 
 # Loss --------------------------------------------------------------------------------------------
@@ -261,9 +274,7 @@ def build_regularization_loss(weight_decay: float) -> tf.Tensor:
 
 def num_train_steps(hparams: HParams) -> int:
     """Global step at which training ends: int(epochs * ceil(images / batch))."""
-    return int(
-        hparams.num_epochs * math.ceil(hparams.num_train_images / hparams.train_batch_size)
-    )
+    return int(hparams.num_epochs * math.ceil(hparams.num_train_images / hparams.train_batch_size))
 
 
 def build_learning_rate(

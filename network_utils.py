@@ -156,7 +156,7 @@ def batch_norm(
         )
         if is_training:
             for moving, batch in ((moving_mean, mean), (moving_variance, variance)):
-                update = moving.assign_sub((moving - batch) * (1.0 - decay))
+                update = moving.assign_sub((moving - batch) * (1.0 - decay), read_value=False)
                 tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, update)
         return outputs
 

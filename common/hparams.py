@@ -18,9 +18,8 @@ class HParams:
     def set_hparam(self, name: str, value: Any):
         """Changes the value of an existing name. Raises ValueError if there is none."""
         if name not in self.__dict__:
-            raise ValueError(
-                f"Unknown hyper-parameter {name!r}: expected one of {', '.join(sorted(self.__dict__))}."
-            )
+            names = ", ".join(sorted(self.__dict__))
+            raise ValueError(f"Unknown hyper-parameter {name!r}: expected one of {names}.")
         self.__dict__[name] = value
 
     def __setattr__(self, name: str, value: Any):

@@ -1,0 +1,325 @@
+#!/usr/bin/env python
+"""Trains, evaluates and runs AmoebaNet image classifiers.
+
+    python amoeba_net.py --mode=train_and_eval --data_dir=DATA --model_dir=MODEL
+
+Flags become hyper-parameters, hyper-parameters a model and two input pipelines, and these one mode.
+"""
+
+import logging
+import math
+import os
+import sys
+
+import tensorflow.compat.v1 as tf
+import tqdm
+from absl import app, flags
+from tensorflow.python.util import deprecation
+
+import amoeba_net_model
+import imagenet_input
+import model_builder
+import model_specs
+from common import accelerator, checkpoints, results
+from common.errors import UserError
+from common.hooks import LastValueHook, SessionTimingHook, ThroughputHook
+from common.hparams import HParams
+
+MODES = ("train", "eval", "train_and_eval", "predict")
+LR_DECAY_METHODS = ("exponential", "cosine", "stepwise", "constant")
+
+# What to run, and on what.
+flags.DEFINE_enum("mode", "train_and_eval", MODES, "What to do.")
+flags.DEFINE_enum("accelerator", "auto", accelerator.NAMES, "Device; auto takes the best there is.")
+flags.DEFINE_boolean("use_tpu", False, "Kept from the TPU original: there is no TPU here.")
+flags.DEFINE_string("data_dir", None, "Directory of the TFRecords, flat or by split.")
+flags.DEFINE_string("model_dir", None, "Directory of checkpoints, logs and results.json.")
+flags.DEFINE_string("checkpoint_path", None, "Eval, predict: take this checkpoint only, and end.")
+flags.DEFINE_string("export_dir", None, "Directory for the exported model.")
+flags.DEFINE_boolean("synthetic_data", False, "One batch of noise: speed without input.")
+flags.DEFINE_integer("random_seed", None, "Seed of weights, order and distortions; None: random.")
+
+# The network.
+flags.DEFINE_enum("cell_name", "amoeba_net_d", model_specs.CELL_NAMES, "Which AmoebaNet.")
+flags.DEFINE_integer("num_cells", 6, "Normal cells of all stacks together.", 2)
+flags.DEFINE_integer("reduction_size", 256, "Filters of the first stack of cells.", 4)
+flags.DEFINE_integer("stem_reduction_size", 32, "Filters of the first convolution.", 1)
+flags.DEFINE_integer("image_size", 224, "Width and height of the input, in pixels.", 1)
+flags.DEFINE_integer("num_label_classes", 1001, "Classes, with the background class 0.", 2)
+flags.DEFINE_boolean("use_aux_head", True, "Train an auxiliary classifier on an inner layer.")
+flags.DEFINE_float("aux_scaling", 0.4, "Width of the auxiliary head.", 0.01)
+flags.DEFINE_enum("data_format", "NHWC", ["NHWC", "NCHW"], "Axis order; NCHW not on the CPU.")
+
+# Training.
+flags.DEFINE_float("num_epochs", 35.0, "Epochs to train, counted from the first step.", 0.0)
+flags.DEFINE_integer("train_batch_size", 64, "Images a training step.", 1)
+flags.DEFINE_enum("optimizer", "sgd", ["sgd", "momentum", "rmsprop"], "Optimizer.")
+flags.DEFINE_float("lr", 2.56, "Initial learning rate.", 0.0)
+flags.DEFINE_enum("lr_decay_method", "exponential", LR_DECAY_METHODS, "Schedule.")
+flags.DEFINE_float("lr_decay_value", 0.88, "Factor of the exponential schedule.", 0.0, 1.0)
+flags.DEFINE_float("lr_num_epochs_per_decay", 1.0, "Epochs between two decays.", 0.0)
+flags.DEFINE_float("lr_warmup_epochs", 0.35, "Epochs of linear warm-up (exponential).", 0.0)
+flags.DEFINE_float("weight_decay", 4e-5, "Scale of the L2 regularisation.", 0.0)
+flags.DEFINE_float("drop_connect_keep_prob", 1.0, "Probability of keeping a branch.", 0.0, 1.0)
+flags.DEFINE_enum(
+    "drop_connect_version", "v1", ["v1", "v2", "v3"], "Dropping grows with time, depth or both."
+)
+flags.DEFINE_float("dense_dropout_keep_prob", 0.5, "Part of the last features kept.", 0.0, 1.0)
+flags.DEFINE_float("batch_norm_decay", 0.9, "Decay of the batch statistics.", 0.0, 1.0)
+flags.DEFINE_float("batch_norm_epsilon", 1e-5, "Epsilon of batch normalisation.", 0.0)
+flags.DEFINE_float("moving_average_decay", 0.9999, "Decay of the averages; 0: none.", 0.0, 1.0)
+flags.DEFINE_float("gradient_clipping_by_global_norm", 0.0, "Largest gradient norm; 0: any.")
+
+# Data.
+flags.DEFINE_integer("num_train_images", 1281167, "Images of one epoch.", 1)
+flags.DEFINE_integer("num_eval_images", 50000, "Validation images to evaluate.", 1)
+flags.DEFINE_boolean("use_fast_color_distort", True, "Shift colours only; else distort them fully.")
+flags.DEFINE_float("cb_distortion_range", 0.1, "Largest shift of blue chroma.", 0.0, 1.0)
+flags.DEFINE_float("cr_distortion_range", 0.1, "Largest shift of red chroma.", 0.0, 1.0)
+
+# Evaluation, checkpoints and export.
+flags.DEFINE_integer("eval_batch_size", 64, "Images an evaluation step.", 1)
+flags.DEFINE_boolean("eval_drop_remainder", False, "Leave out what does not fill the last batch.")
+flags.DEFINE_integer("eval_timeout", 86400, "Seconds eval waits for another checkpoint.", 1)
+flags.DEFINE_integer("num_epochs_per_eval", 1, "Epochs between two evaluations.", 1)
+flags.DEFINE_integer("save_checkpoints_steps", 0, "Steps a checkpoint; 0: iterations_per_loop.", 0)
+flags.DEFINE_integer("iterations_per_loop", 1251, "Default of save_checkpoints_steps.", 1)
+flags.DEFINE_boolean("add_warmup_requests", False, "Add warm-up requests to the exported model.")
+flags.DEFINE_string("model_name", "amoeba_net", "Name of the served model in warm-up requests.")
+flags.DEFINE_multi_integer("inference_batch_sizes", [8], "Batch sizes of the warm-up requests.", 1)
+flags.DEFINE_boolean("enable_hostcall", False, "Kept from the TPU original; has no effect.")
+flags.DEFINE_integer("num_shards", None, "Kept from the TPU original; has no effect.")
+flags.DEFINE_integer("distributed_group_size", 1, "Kept from the TPU original; has no effect.")
+
+FLAGS = flags.FLAGS
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Expected flags only, got {argv[1]!r}.")
+    # They are about TensorFlow's own code, and looking for them takes a fifth of graph building.
+    deprecation._PRINT_DEPRECATION_WARNINGS = False
+    tf.logging.set_verbosity(tf.logging.INFO)
+    logging.getLogger("tensorflow").propagate = False  # absl's handler would repeat each line.
+    try:
+        hparams = hparams_from_flags()
+        check_flags(hparams)
+        check_directories(hparams)
+        run = Run(hparams, accelerator.choose(FLAGS.accelerator))
+        {
+            "train": run.train_mode,
+            "eval": run.eval_mode,
+            "train_and_eval": run.train_and_eval_mode,
+            "predict": run.predict_mode,
+        }[FLAGS.mode]()
+    except UserError as error:
+        sys.exit(f"amoeba_net.py: {error}")
+
+
+class Run:
+    """One run of the program: the model, its Estimator and its two inputs."""
+
+    def __init__(self, hparams: HParams, device: accelerator.Accelerator):
+        self.hparams = hparams
+        self.device = device
+        self.model_dir = FLAGS.model_dir
+        self.train_steps = model_builder.num_train_steps(hparams)
+        self.train_input = amoeba_net_model.InputPipeline(True, FLAGS.data_dir, hparams)
+        self.eval_input = amoeba_net_model.InputPipeline(False, FLAGS.data_dir, hparams)
+        model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, self.model_dir)
+        self.estimator = device.estimator(
+            model.model_fn,
+            self.model_dir,
+            save_checkpoints_steps=FLAGS.save_checkpoints_steps or FLAGS.iterations_per_loop,
+            random_seed=hparams.random_seed,
+        )
+        for name, value in hparams.values().items():
+            tf.logging.info("%s = %s", name, value)
+
+    # Modes ---------------------------------------------------------------------------------------
+
+    def train_mode(self):
+        self.train(self.train_steps)
+
+    def eval_mode(self):
+        """Evaluates each checkpoint as it appears, until that of the last step."""
+        if FLAGS.checkpoint_path:
+            self.evaluate(resolve_checkpoint(FLAGS.checkpoint_path))
+            return
+        timeout = FLAGS.eval_timeout
+        tf.logging.info("Waiting up to %d s for each new checkpoint in %s", timeout, self.model_dir)
+        for checkpoint in tf.train.checkpoints_iterator(self.model_dir, timeout=timeout):
+            step = checkpoints.global_step(checkpoint)
+            self.evaluate(checkpoint)
+            if step >= self.train_steps:
+                tf.logging.info("Evaluated the last step, %d.", step)
+                return
+        tf.logging.info("No new checkpoint for %d s: evaluation ends.", timeout)
+
+    def train_and_eval_mode(self):
+        """Evaluates every `num_epochs_per_eval` epochs; a finished run once."""
+        steps_per_epoch = math.ceil(self.hparams.num_train_images / self.hparams.train_batch_size)
+        steps_per_eval = FLAGS.num_epochs_per_eval * steps_per_epoch
+        step = self.current_step()
+        if step >= self.train_steps:
+            tf.logging.info("Training has finished already, at step %d.", step)
+            self.evaluate(checkpoints.latest(self.model_dir))
+        while step < self.train_steps:
+            # Whole multiples, so that a resumed run evaluates where an undisturbed one does.
+            step = min((step // steps_per_eval + 1) * steps_per_eval, self.train_steps)
+            self.train(step)
+            self.evaluate(checkpoints.latest(self.model_dir))
+
+    def predict_mode(self):
+        """Measures inference speed on the validation images."""
+        checkpoint = resolve_checkpoint(FLAGS.checkpoint_path or self.model_dir)
+        timing = SessionTimingHook()
+        batches = self.estimator.predict(
+            self.eval_input.input_fn,
+            hooks=[timing],
+            checkpoint_path=checkpoint,
+            yield_single_examples=False,
+        )
+        num_batches = amoeba_net_model.num_eval_batches(self.hparams)
+        count = sum(1 for _ in tqdm.tqdm(batches, total=num_batches, unit="batch"))
+        speed = timing.compute_speed(count * self.hparams.eval_batch_size)
+        tf.logging.info("Inference speed = %s images per second.", speed)
+        self.record("predict", checkpoint, {}, timing.statistics(self.hparams.eval_batch_size))
+
+    # Steps of a mode -----------------------------------------------------------------------------
+
+    def current_step(self) -> int:
+        """Step of the latest checkpoint, 0 if there is none."""
+        latest = checkpoints.latest(self.model_dir)
+        return checkpoints.global_step(latest) if latest else 0
+
+    def train(self, max_steps: int):
+        """Trains until the global step `max_steps`, from wherever the latest checkpoint is."""
+        if self.current_step() >= max_steps:
+            tf.logging.info("Step %d is reached already: nothing to train.", max_steps)
+            return
+        throughput = ThroughputHook(self.hparams.train_batch_size, self.model_dir)
+        loss = LastValueHook("total_loss:0")
+        self.estimator.train(
+            self.train_input.input_fn, hooks=[throughput, loss], max_steps=max_steps
+        )
+        metrics = {"loss": loss.value}
+        self.record("train", checkpoints.latest(self.model_dir), metrics, throughput.statistics())
+
+    def evaluate(self, checkpoint: str):
+        """Evaluates the moving averages of one checkpoint over the validation images."""
+        timing = SessionTimingHook()
+        metrics = self.estimator.evaluate(
+            self.eval_input.input_fn,
+            steps=amoeba_net_model.num_eval_batches(self.hparams),
+            hooks=[timing],
+            checkpoint_path=checkpoint,
+        )
+        names = ("loss", "top_1_accuracy", "top_5_accuracy", "global_step")
+        tf.logging.info("Evaluation results: %s", {name: metrics[name] for name in names})
+        metrics.pop("global_step")
+        metrics["images"] = amoeba_net_model.num_evaluated_images(self.hparams)
+        self.record("eval", checkpoint, metrics, timing.statistics(self.hparams.eval_batch_size))
+
+    def record(self, kind: str, checkpoint: str, metrics: dict, speed: dict):
+        """Adds what was done to results.json."""
+        results.append_result(
+            self.model_dir,
+            kind,
+            {
+                "global_step": checkpoints.global_step(checkpoint),
+                "checkpoint": os.path.basename(checkpoint),
+                "metrics": metrics,
+                **speed,
+                "accelerator": self.device.name,
+                "hparams": self.hparams.values(),
+            },
+        )
+
+
+# Flags -------------------------------------------------------------------------------------------
+
+
+def hparams_from_flags() -> HParams:
+    """The hyper-parameters, where a flag of the same name says so with the flag's value."""
+    hparams = amoeba_net_model.build_hparams(FLAGS.cell_name)
+    for name in hparams.values():
+        if name in FLAGS:
+            hparams.set_hparam(name, FLAGS[name].value)
+    return hparams
+
+
+def check_flags(hparams: HParams):
+    """Checks what absl's bounds do not: what is missing, and values that do not go together."""
+    if FLAGS.use_tpu:
+        raise UserError("--use_tpu=True: there is no TPU here; see --accelerator.")
+    if not FLAGS.model_dir:
+        raise UserError("--model_dir is missing: where checkpoints, logs and results go.")
+    if not FLAGS.data_dir and not FLAGS.synthetic_data:
+        raise UserError(
+            "--data_dir is missing: the directory of the TFRecord files; or use --synthetic_data."
+        )
+    for name in (
+        "num_epochs",
+        "lr",
+        "lr_num_epochs_per_decay",
+        "drop_connect_keep_prob",
+        "dense_dropout_keep_prob",
+        "lr_decay_value",
+    ):
+        if FLAGS[name].value <= 0:
+            raise UserError(f"--{name}={FLAGS[name].value}: expected a number above 0.")
+    for name in ("moving_average_decay", "batch_norm_decay"):
+        if FLAGS[name].value >= 1:
+            raise UserError(f"--{name}={FLAGS[name].value}: expected a number below 1.")
+    _check_image_size(hparams)
+    if FLAGS.export_dir or FLAGS.add_warmup_requests:
+        raise UserError("--export_dir, --add_warmup_requests: this version does not export models.")
+
+
+def _check_image_size(hparams: HParams):
+    trains = FLAGS.mode.startswith("train")
+    smallest = model_builder.smallest_image_size(hparams, trains)
+    if hparams.image_size >= smallest:
+        return
+    advice = f"the smallest is {smallest}"
+    if trains and hparams.use_aux_head:
+        without = model_builder.smallest_image_size(hparams, is_training=False)
+        advice += f", or {without} with --use_aux_head=False"
+    raise UserError(f"--image_size={hparams.image_size} is too small for the network: {advice}.")
+
+
+def check_directories(hparams: HParams):
+    """Checks, before any graph is built, that there is data to read and room to write."""
+    if not hparams.synthetic_data:
+        if FLAGS.mode.startswith("train"):
+            imagenet_input.find_shards(FLAGS.data_dir, "train")
+        if FLAGS.mode != "train":
+            imagenet_input.check_num_eval_images(FLAGS.data_dir, hparams.num_eval_images)
+    marker = os.path.join(FLAGS.model_dir, f".write_test{os.getpid()}")
+    try:
+        tf.io.gfile.makedirs(FLAGS.model_dir)
+        with tf.io.gfile.GFile(marker, "w") as f:
+            f.write("")
+        tf.io.gfile.remove(marker)
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(
+            f"--model_dir={FLAGS.model_dir} cannot be written to: {error}. Name another directory."
+        ) from error
+
+
+def resolve_checkpoint(path: str) -> str:
+    """The checkpoint itself, or the latest of a directory."""
+    if not tf.io.gfile.isdir(path):
+        checkpoints.open_checkpoint(path)
+        return path
+    latest = checkpoints.latest(path)
+    if not latest:
+        raise UserError(
+            f"There is no checkpoint in {path}: train first, or name another directory."
+        )
+    return latest
+
+
+if __name__ == "__main__":
+    app.run(main)

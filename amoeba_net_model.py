@@ -1,0 +1,293 @@
+"""AmoebaNet as an Estimator's model: hyper-parameters, loss, optimizer, averages, metrics."""
+
+from typing import Dict, List
+
+import tensorflow.compat.v1 as tf
+
+import model_builder
+from common import checkpoints
+from common.hooks import LoadEMAHook, SessionTimingHook  # noqa: F401 (the original's names)
+from common.hparams import HParams
+from imagenet_input import PADDING_LABEL, InputPipeline  # noqa: F401
+
+
+def build_hparams(cell_name: str = "amoeba_net_d") -> HParams:
+    """All hyper-parameters with the defaults of full ImageNet training (the flags have others)."""
+    return HParams(
+        # Data.
+        image_size=299,
+        num_label_classes=1001,  # Class 0 is the background.
+        num_train_images=1281167,
+        num_eval_images=50000,
+        train_batch_size=32,
+        eval_batch_size=40,
+        eval_drop_remainder=False,
+        synthetic_data=False,
+        random_seed=None,
+        # Training preprocessing: +- shift of brightness is 32/255, of chroma these.
+        use_fast_color_distort=True,
+        cb_distortion_range=0.1,
+        cr_distortion_range=0.1,
+        # Architecture.
+        cell_name=cell_name,
+        num_cells=18,  # Normal cells of all stacks together.
+        reduction_size=256,  # Filters of the first stack; each reduction doubles them.
+        stem_reduction_size=32,
+        stem_type="imagenet",
+        num_stem_cells=2,
+        num_reduction_layers=2,
+        data_format="NHWC",
+        # Auxiliary head.
+        use_aux_head=True,
+        aux_scaling=0.4,
+        # Regularisation.
+        weight_decay=4e-5,
+        label_smoothing=0.1,
+        drop_connect_keep_prob=0.7,
+        drop_connect_version="v1",
+        dense_dropout_keep_prob=0.5,
+        batch_norm_decay=0.9997,
+        batch_norm_epsilon=0.001,
+        gradient_clipping_by_global_norm=10.0,  # Off at 0 and below.
+        # Schedule.
+        num_epochs=100.0,
+        lr=0.015,
+        lr_decay_method="exponential",
+        lr_decay_value=0.97,
+        lr_num_epochs_per_decay=2.4,
+        lr_warmup_epochs=3.0,
+        # Optimizer.
+        optimizer="sgd",
+        momentum_rate=0.9,
+        rmsprop_decay=0.9,
+        rmsprop_momentum_rate=0.9,
+        rmsprop_epsilon=1.0,
+        moving_average_decay=0.9999,  # Off at 0.
+    )
+
+
+class AmoebaNetEstimatorModel:
+    """The model function and what it shares between modes.
+
+    Args:
+        hparams: see `build_hparams`.
+        model_dir: where checkpoints are; a resumed training is checked against the latest.
+    """
+
+    def __init__(self, hparams: HParams, model_dir: str):
+        self.hparams = hparams
+        self.model_dir = model_dir
+
+    def model_fn(self, features, labels, mode, params=None) -> tf.estimator.EstimatorSpec:
+        """Builds the graph of one mode.
+
+        Args:
+            features: float32 images [batch, image_size, image_size, 3].
+            labels: int32 classes [batch]; in evaluation `PADDING_LABEL` marks images that only
+                fill up the last batch and weigh nothing. None in prediction.
+            mode: a `tf.estimator.ModeKeys`.
+            params: unused; hyper-parameters come from the constructor.
+        """
+        # Resource variables: a read after an update sees the update. The graph optimisers do not
+        # keep that order for the older kind, and averages came out one step behind now and then.
+        with tf.variable_scope(tf.get_variable_scope(), use_resource=True):
+            return self._spec(features, labels, mode)
+
+    def _spec(self, features, labels, mode) -> tf.estimator.EstimatorSpec:
+        logits, end_points = model_builder.build_network(
+            features,
+            self.hparams.num_label_classes,
+            is_training=mode == tf.estimator.ModeKeys.TRAIN,
+            hparams=self.hparams,
+        )
+        if mode == tf.estimator.ModeKeys.TRAIN:
+            return self._train_spec(logits, end_points, labels)
+        predictions = {
+            "classes": tf.argmax(logits, axis=1),
+            "probabilities": end_points["predictions"],
+            "logits": logits,
+        }
+        if mode == tf.estimator.ModeKeys.PREDICT:
+            return tf.estimator.EstimatorSpec(
+                mode, predictions=predictions, scaffold=self._averages_scaffold()
+            )
+        return tf.estimator.EstimatorSpec(
+            mode,
+            predictions=predictions,
+            loss=self._eval_loss(logits, labels),
+            eval_metric_ops=_accuracies(logits, labels),
+            scaffold=self._averages_scaffold(),
+        )
+
+    # Training ------------------------------------------------------------------------------------
+
+    def _train_spec(self, logits, end_points, labels):
+        self._check_latest_checkpoint()
+        hparams = self.hparams
+        global_step = tf.train.get_or_create_global_step()
+        loss = model_builder.build_softmax_loss(logits, end_points, labels, hparams.label_smoothing)
+        regularization_loss = model_builder.build_regularization_loss(hparams.weight_decay)
+        tf.summary.scalar("regularization_loss", regularization_loss)
+        total_loss = tf.add(loss, regularization_loss, name="total_loss")
+        optimizer = build_optimizer(hparams, self.learning_rate(global_step))
+        train_op = self._train_op(total_loss, optimizer, global_step)
+        return tf.estimator.EstimatorSpec(
+            tf.estimator.ModeKeys.TRAIN,
+            loss=total_loss,
+            train_op=train_op,
+            scaffold=_training_scaffold(),
+        )
+
+    def _check_latest_checkpoint(self):
+        """Stops at another architecture's checkpoint, before the long part of graph building."""
+        latest = self.model_dir and checkpoints.latest(self.model_dir)
+        if latest:
+            variables = {v.op.name: v for v in tf.global_variables()}
+            checkpoints.check_restorable(latest, variables)
+
+    def learning_rate(self, global_step) -> tf.Tensor:
+        """The scheduled learning rate at a step."""
+        hparams = self.hparams
+        # The schedule counts whole batches only, the training loop every started one.
+        steps_per_epoch = hparams.num_train_images // hparams.train_batch_size
+        return model_builder.build_learning_rate(
+            hparams.lr,
+            hparams.lr_decay_method,
+            global_step,
+            total_steps=max(1, int(hparams.num_epochs * steps_per_epoch)),
+            decay_steps=max(1, int(hparams.lr_num_epochs_per_decay * steps_per_epoch)),
+            decay_factor=hparams.lr_decay_value,
+            warmup_steps=int(hparams.lr_warmup_epochs * steps_per_epoch),
+        )
+
+    def _train_op(self, loss, optimizer, global_step) -> tf.Operation:
+        """One step: weights, batch-norm statistics, then the moving averages of both."""
+        gradients, variables = zip(
+            *optimizer.compute_gradients(loss, gate_gradients=tf.train.Optimizer.GATE_NONE)
+        )
+        if self.hparams.gradient_clipping_by_global_norm > 0:
+            gradients, norm = tf.clip_by_global_norm(
+                gradients, self.hparams.gradient_clipping_by_global_norm
+            )
+            tf.summary.scalar("gradient_norm", norm)
+        apply_gradients = optimizer.apply_gradients(zip(gradients, variables), global_step)
+        update_ops = tf.get_collection(tf.GraphKeys.UPDATE_OPS)
+        train_op = tf.group(apply_gradients, *update_ops)
+        if self.hparams.moving_average_decay <= 0:
+            return train_op
+        with tf.control_dependencies([train_op]):
+            return update_moving_averages(
+                averaged_variables(), self.hparams.moving_average_decay, global_step
+            )
+
+    # Evaluation and prediction -------------------------------------------------------------------
+
+    def _averages_scaffold(self) -> tf.train.Scaffold:
+        """Restores the moving averages of whichever checkpoint the Estimator is given."""
+        names = {v.op.name: v for v in tf.global_variables()}
+        if self.hparams.moving_average_decay > 0:
+            for variable in averaged_variables():
+                names[average_name(variable)] = names.pop(variable.op.name)
+        return tf.train.Scaffold(saver=checkpoints.CheckedSaver(names))
+
+    def _eval_loss(self, logits, labels) -> tf.Tensor:
+        """Cross-entropy, scaled so that its mean over batches is the mean over images.
+
+        The Estimator averages the losses of batches, of which the last may hold fewer images.
+        """
+        hparams = self.hparams
+        one_hot = tf.one_hot(labels, hparams.num_label_classes)
+        losses = tf.losses.softmax_cross_entropy(
+            one_hot,
+            logits,
+            label_smoothing=hparams.label_smoothing,
+            reduction=tf.losses.Reduction.NONE,
+        )
+        batches = num_eval_batches(hparams)
+        images_per_batch = num_evaluated_images(hparams) / batches
+        return tf.reduce_sum(losses * _weights(labels)) / images_per_batch
+
+
+def num_eval_batches(hparams: HParams) -> int:
+    """Batches of one evaluation: all images, or whole batches only with `eval_drop_remainder`."""
+    whole, rest = divmod(hparams.num_eval_images, hparams.eval_batch_size)
+    return whole if hparams.eval_drop_remainder or not rest else whole + 1
+
+
+def num_evaluated_images(hparams: HParams) -> int:
+    """Images that count in one evaluation."""
+    return min(hparams.num_eval_images, num_eval_batches(hparams) * hparams.eval_batch_size)
+
+
+def _training_scaffold() -> tf.train.Scaffold:
+    """The default scaffold, but with one check for uninitialised variables instead of two.
+
+    There are no local variables in training, so that both would ask the same.
+    """
+    uninitialized = tf.report_uninitialized_variables(tf.global_variables())
+    return tf.train.Scaffold(ready_op=uninitialized, ready_for_local_init_op=uninitialized)
+
+
+def _weights(labels) -> tf.Tensor:
+    """1 for an image, 0 for padding: float32 [batch]."""
+    return tf.cast(tf.not_equal(labels, PADDING_LABEL), tf.float32)
+
+
+def _accuracies(logits, labels) -> Dict[str, tuple]:
+    """Streaming means over images of whether the label is among the 1 or 5 largest logits."""
+    metrics = {}
+    for k in (1, 5):
+        hits = tf.nn.in_top_k(logits, labels, min(k, logits.shape[1].value))
+        metrics[f"top_{k}_accuracy"] = tf.metrics.mean(
+            tf.cast(hits, tf.float32), weights=_weights(labels)
+        )
+    return metrics
+
+
+def build_optimizer(hparams: HParams, learning_rate) -> tf.train.Optimizer:
+    """'sgd', 'momentum' or 'rmsprop'; raises ValueError for another."""
+    if hparams.optimizer == "sgd":
+        return tf.train.GradientDescentOptimizer(learning_rate)
+    if hparams.optimizer == "momentum":
+        return tf.train.MomentumOptimizer(learning_rate, hparams.momentum_rate)
+    if hparams.optimizer == "rmsprop":
+        return tf.train.RMSPropOptimizer(
+            learning_rate,
+            decay=hparams.rmsprop_decay,
+            momentum=hparams.rmsprop_momentum_rate,
+            epsilon=hparams.rmsprop_epsilon,
+        )
+    raise ValueError(f"Unknown optimizer {hparams.optimizer!r}: not sgd, momentum or rmsprop.")
+
+
+# Moving averages ---------------------------------------------------------------------------------
+
+
+def averaged_variables() -> List[tf.Variable]:
+    """What has a moving average: trainable variables and batch-norm statistics."""
+    return tf.trainable_variables() + tf.get_collection(tf.GraphKeys.MOVING_AVERAGE_VARIABLES)
+
+
+def average_name(variable: tf.Variable) -> str:
+    """Name of a variable's moving average, in the graph and in checkpoints."""
+    return f"{variable.op.name}/ExponentialMovingAverage"
+
+
+def update_moving_averages(variables, decay: float, num_updates: tf.Variable) -> tf.Operation:
+    """Moves the averages by one step: average -= (1 - decay) * (average - variable).
+
+    As tf.train.ExponentialMovingAverage does, under the same names, with decay at most
+    (1 + num_updates) / (10 + num_updates); with a third of its operations, since an average
+    starts from its variable's initial value and not from a conditional on it.
+    """
+    step = tf.cast(num_updates, tf.float32)
+    weight = 1.0 - tf.minimum(decay, (1.0 + step) / (10.0 + step))
+    updates = []
+    for variable in variables:
+        average = tf.get_variable(
+            average_name(variable),
+            initializer=variable.initial_value,
+            trainable=False,
+        )
+        updates.append(average.assign_sub(weight * (average - variable), read_value=False))
+    return tf.group(*updates, name="moving_averages")

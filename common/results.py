@@ -1,0 +1,66 @@
+"""Results for machines: `results.json` in the model directory."""
+
+import datetime
+import json
+import os
+import platform
+from typing import Any, Dict, List
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from common.errors import UserError
+
+FILE_NAME = "results.json"
+
+
+def append_result(model_dir: str, kind: str, record: Dict[str, Any]):
+    """Adds a record to the list in `results.json`; the file is replaced as a whole.
+
+    Args:
+        model_dir: directory of the file, which is created when there is none.
+        kind: 'train', 'eval' or 'predict'.
+        record: what happened, in types JSON has; numpy scalars are converted.
+    """
+    path = os.path.join(model_dir, FILE_NAME)
+    records = read_results(model_dir)
+    records.append({"kind": kind, "time": _now(), **record, "versions": versions()})
+    temporary = f"{path}.tmp{os.getpid()}"
+    with tf.io.gfile.GFile(temporary, "w") as f:
+        f.write(json.dumps(records, indent=1, default=_plain) + "\n")
+    tf.io.gfile.rename(temporary, path, overwrite=True)
+
+
+def read_results(model_dir: str) -> List[Dict[str, Any]]:
+    """The records of `results.json`, oldest first; none where there is no file."""
+    path = os.path.join(model_dir, FILE_NAME)
+    if not tf.io.gfile.exists(path):
+        return []
+    with tf.io.gfile.GFile(path) as f:
+        text = f.read()
+    try:
+        records = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): move it away to go on.") from error
+    if not isinstance(records, list):
+        raise UserError(f"{path} holds no list of results: move it away to go on.")
+    return records
+
+
+def versions() -> Dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "tensorflow": tf.VERSION,
+        "numpy": np.__version__,
+        "platform": platform.platform(),
+    }
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def _plain(value):
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"Cannot write {value!r} to JSON.")
