@@ -18,7 +18,7 @@ from PIL import Image as PilImage
 from common import imagenet, tfrecords
 from common.errors import UserError
 
-# In any case.
+# Of image files, in small or capital letters.
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 JPEG_QUALITY = 95
 GROUND_TRUTH_FILES = (
@@ -58,7 +58,7 @@ def find_source(
     """
     if kind == "auto":
         kind = "imagenet" if _looks_like_imagenet(source_dir) else "folders"
-        print(f"{source_dir}: taken for {kind} (--source_kind says otherwise).")
+        print(f"{source_dir}: taken for {kind} (--source_kind can say otherwise).")
     if kind == "imagenet":
         if fraction is not None:
             raise UserError("--validation_fraction is for folders; ImageNet has its own split.")
@@ -177,7 +177,7 @@ def _list_class_folders(directory, labels):
 def _list_files(directory, others=None):
     """Lists the image files anywhere under a directory, counting others by their suffix."""
     images = []
-    for parent, folders, files in os.walk(directory):
+    for parent, folders, files in os.walk(directory, followlinks=True):
         folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
         for file in sorted(files):
             path = os.path.join(parent, file)

@@ -12,10 +12,12 @@ A data set is a directory with
      "seed": 0,
      "num_classes": 3,             without background; labels are 1..num_classes
      "num_label_classes": 4,       with background: the size of the network's output
+     "classes": ["ant", "bee", "cat"],
      "splits": {"train": {"images": 90, "bytes": 123456, "num_shards": 1,
+                          "converted": {"PNG": 2},
+                          "skipped": [{"name": "cat/broken.jpg", "reason": "is empty"}],
                           "shards": [{"name": "train-00000-of-00001", "images": 90,
-                                      "bytes": 123456, "sha256": "..."}],
-                          "skipped": [{"name": "cat/broken.jpg", "reason": "..."}]}}}
+                                      "bytes": 123456, "sha256": "..."}]}}}
 
 A record is framed as: length (8 bytes), masked CRC of the length (4), data, masked CRC of the
 data (4); integers are little-endian, CRCs are CRC-32C.
@@ -172,7 +174,7 @@ def image_example(
       height: of the image, in pixels.
       width: of the image, in pixels.
       text: human-readable class name.
-      filename: base name of the image's file.
+      filename: base name of the image's file, as text or bytes.
       synset: WordNet ID, or another short name of the class.
       image_format: of `encoded`.
       colorspace: of the decoded image.

@@ -161,7 +161,7 @@ def _examples(shard, on_bad_image, converted, skipped):
             height=jpeg.height,
             width=jpeg.width,
             text=text,
-            filename=os.path.basename(image.name),
+            filename=os.fsencode(os.path.basename(image.name)),
             synset=synset,
             colorspace="RGB" if jpeg.channels == 3 else "Grayscale",
             channels=jpeg.channels,
@@ -379,11 +379,13 @@ def _take_lock(lock, output_dir, seconds=3):
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
+            break
         except BlockingIOError as error:
             if time.monotonic() > deadline:
                 raise UserError(f"Another build_tfrecords.py works in {output_dir}.") from error
             time.sleep(0.1)
+    if not os.path.exists(lock.name):
+        raise UserError(f"Another build_tfrecords.py has just finished {output_dir}.")
 
 
 def _warn_of_full_disk(source, output_dir):
