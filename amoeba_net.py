@@ -24,6 +24,7 @@ from common import accelerator, checkpoints, results
 from common.errors import UserError
 from common.hooks import LastValueHook, SessionTimingHook, ThroughputHook
 from common.hparams import HParams
+from common.tfrecords import read_dataset_info
 
 MODES = ("train", "eval", "train_and_eval", "predict")
 LR_DECAY_METHODS = ("exponential", "cosine", "stepwise", "constant")
@@ -73,6 +74,7 @@ flags.DEFINE_float("gradient_clipping_by_global_norm", 0.0, "Largest gradient no
 # Data.
 flags.DEFINE_integer("num_train_images", 1281167, "Images of one epoch.", 1)
 flags.DEFINE_integer("num_eval_images", 50000, "Validation images to evaluate.", 1)
+flags.DEFINE_boolean("augment", True, "Crop, flip and distort training images; else as in eval.")
 flags.DEFINE_boolean("use_fast_color_distort", True, "Shift colours only; else distort them fully.")
 flags.DEFINE_float("cb_distortion_range", 0.1, "Largest shift of blue chroma.", 0.0, 1.0)
 flags.DEFINE_float("cr_distortion_range", 0.1, "Largest shift of red chroma.", 0.0, 1.0)
@@ -103,6 +105,7 @@ def main(argv):
     logging.getLogger("tensorflow").propagate = False  # absl's handler would repeat each line.
     try:
         hparams = hparams_from_flags()
+        take_dataset_info(hparams)
         check_flags(hparams)
         check_directories(hparams)
         run = Run(hparams, accelerator.choose(FLAGS.accelerator))
@@ -247,6 +250,21 @@ def hparams_from_flags() -> HParams:
         if name in FLAGS:
             hparams.set_hparam(name, FLAGS[name].value)
     return hparams
+
+
+def take_dataset_info(hparams: HParams):
+    """Takes the numbers that no flag gives from the data set's dataset.json, if it has one."""
+    info = FLAGS.data_dir and not hparams.synthetic_data and read_dataset_info(FLAGS.data_dir)
+    if not info:
+        return
+    known = {"num_label_classes": info["num_label_classes"]}
+    for split, name in (("train", "num_train_images"), ("validation", "num_eval_images")):
+        if split in info["splits"]:
+            known[name] = info["splits"][split]["images"]
+    for name, value in known.items():
+        if FLAGS[name].using_default_value:
+            hparams.set_hparam(name, value)
+            tf.logging.info("%s = %d, from %s's dataset.json", name, value, FLAGS.data_dir)
 
 
 def check_flags(hparams: HParams):

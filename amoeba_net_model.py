@@ -24,7 +24,8 @@ def build_hparams(cell_name: str = "amoeba_net_d") -> HParams:
         eval_drop_remainder=False,
         synthetic_data=False,
         random_seed=None,
-        # Training preprocessing: +- shift of brightness is 32/255, of chroma these.
+        # Training preprocessing; without `augment` it is evaluation's.
+        augment=True,
         use_fast_color_distort=True,
         cb_distortion_range=0.1,
         cr_distortion_range=0.1,

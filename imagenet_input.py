@@ -112,7 +112,7 @@ class InputPipeline:
             tf.image.decode_jpeg(features["image/encoded"], channels=3),
             hparams.image_size,
             hparams.image_size,
-            is_training=self.is_training,
+            is_training=self.is_training and hparams.augment,
             scaled_images=not self.eval_from_hub,
             use_fast_color_distort=hparams.use_fast_color_distort,
             cb_distortion_range=hparams.cb_distortion_range,

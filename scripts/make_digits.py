@@ -1,0 +1,109 @@
+#!/usr/bin/env python
+"""Makes the quick start's data set: scikit-learn's handwritten digits as ImageNet-like TFRecords.
+
+    python scripts/make_digits.py DIRECTORY
+
+1,797 real images of 8 x 8 pixels (UCI "Optical Recognition of Handwritten Digits", test part),
+enlarged to 72 x 72 and stored as JPEG; a fixed fifth of each class is for validation. Class i + 1
+is the digit i, class 0 the background.
+"""
+
+import io
+import os
+import sys
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from common import tfrecords
+
+SIZE = 72
+NUM_SHARDS = {"train": 4, "validation": 2}
+
+
+def split_digits():
+    """{split: (images [n, 8, 8] in 0..16, digits [n])}, the same each time, stratified."""
+    digits = load_digits()
+    images, classes = digits.images, digits.target
+    train, validation = train_test_split(
+        np.arange(len(classes)), test_size=0.2, random_state=0, stratify=classes
+    )
+    return {
+        "train": (images[train], classes[train]),
+        "validation": (images[validation], classes[validation]),
+    }
+
+
+def encode(image: np.ndarray) -> bytes:
+    """An 8 x 8 image in 0..16 as an RGB JPEG of SIZE x SIZE pixels."""
+    pixels = Image.fromarray((image * (255.0 / 16.0)).astype(np.uint8))
+    buffer = io.BytesIO()
+    pixels.resize((SIZE, SIZE), Image.BICUBIC).convert("RGB").save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def write_split(directory, split, images, digits):
+    """Writes the shards of one split; returns its entry of dataset.json."""
+    examples = [
+        tfrecords.image_example(
+            encode(image),
+            int(digit) + 1,
+            height=SIZE,
+            width=SIZE,
+            text=f"digit {digit}",
+            filename=f"{split}_{i:04d}.JPEG",
+        )
+        for i, (image, digit) in enumerate(zip(images, digits))
+    ]
+    total = NUM_SHARDS[split]
+    shards = []
+    for index in range(total):
+        name = tfrecords.shard_name(split, index, total)
+        count, size, digest = tfrecords.write_shard(
+            os.path.join(directory, name), examples[index::total]
+        )
+        shards.append({"name": name, "images": count, "bytes": size, "sha256": digest})
+    return {
+        "images": len(examples),
+        "bytes": sum(shard["bytes"] for shard in shards),
+        "num_shards": total,
+        "shards": shards,
+        "skipped": [],
+    }
+
+
+def main(argv):
+    if len(argv) != 2:
+        sys.exit(f"usage: {argv[0]} DIRECTORY")
+    directory = argv[1]
+    if tfrecords.read_dataset_info(directory):
+        return  # dataset.json comes last: everything is there.
+    os.makedirs(directory, exist_ok=True)
+    splits = {
+        split: write_split(directory, split, images, digits)
+        for split, (images, digits) in split_digits().items()
+    }
+    names = ["background"] + [f"digit {digit}" for digit in range(10)]
+    tfrecords.write_text(os.path.join(directory, tfrecords.LABELS), "\n".join(names) + "\n")
+    tfrecords.write_dataset_info(
+        directory,
+        {
+            "format_version": 1,
+            "source": "scikit-learn digits",
+            "seed": 0,
+            "num_classes": 10,
+            "num_label_classes": 11,
+            "splits": splits,
+        },
+    )
+    print(
+        f"Wrote {splits['train']['images']} training and {splits['validation']['images']} "
+        f"validation images to {directory}"
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv)
