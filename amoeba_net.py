@@ -38,6 +38,7 @@ flags.DEFINE_string("model_dir", None, "Directory of checkpoints, logs and resul
 flags.DEFINE_string("checkpoint_path", None, "Eval, predict: take this checkpoint only, and end.")
 flags.DEFINE_string("export_dir", None, "Directory for the exported model.")
 flags.DEFINE_boolean("synthetic_data", False, "One batch of noise: speed without input.")
+flags.DEFINE_integer("train_steps", 0, "Global step to train to; 0: from num_epochs.", 0)
 flags.DEFINE_integer("random_seed", None, "Seed of weights, order and distortions; None: random.")
 
 # The network.
@@ -79,6 +80,25 @@ flags.DEFINE_boolean("use_fast_color_distort", True, "Shift colours only; else d
 flags.DEFINE_float("cb_distortion_range", 0.1, "Largest shift of blue chroma.", 0.0, 1.0)
 flags.DEFINE_float("cr_distortion_range", 0.1, "Largest shift of red chroma.", 0.0, 1.0)
 
+# Ascend NPUs; the first two are for GPUs as well.
+flags.DEFINE_enum(
+    "precision_mode", "allow_fp32_to_fp16", accelerator.PRECISION_MODES, "Number formats."
+)
+flags.DEFINE_string("loss_scale", "dynamic", "Loss scale: dynamic, none or a number.")
+flags.DEFINE_integer("npu_iterations_per_loop", 1, "Steps on the NPU between host's turns.", 1)
+flags.DEFINE_string("profile_dir", None, "Where to write a profile of training.")
+flags.DEFINE_string("dump_dir", None, "Where to dump tensors.")
+flags.DEFINE_enum("dump_mode", "all", accelerator.DUMP_MODES, "Which tensors of an operator.")
+flags.DEFINE_string("dump_step", None, "Steps to dump, like 0|5-10; None: all.")
+flags.DEFINE_enum(
+    "dump_debug", None, accelerator.DUMP_DEBUG_MODES, "Dump operators that overflow, not all."
+)
+flags.DEFINE_string("op_compiler_cache_dir", None, "Keeps compiled operators for the next start.")
+flags.DEFINE_string("fusion_switch_file", None, "JSON of fusions to switch on and off.")
+flags.DEFINE_string("modify_mixlist", None, "JSON of operators to compute in other precision.")
+flags.DEFINE_boolean("deterministic", False, "The same sums in the same order each time.")
+flags.DEFINE_enum("aoe_mode", None, accelerator.AOE_MODES, "Tune graphs (1) or operators (2).")
+
 # Evaluation, checkpoints and export.
 flags.DEFINE_integer("eval_batch_size", 64, "Images an evaluation step.", 1)
 flags.DEFINE_boolean("eval_drop_remainder", False, "Leave out what does not fill the last batch.")
@@ -108,7 +128,10 @@ def main(argv):
         take_dataset_info(hparams)
         check_flags(hparams)
         check_directories(hparams)
-        run = Run(hparams, accelerator.choose(FLAGS.accelerator))
+        run = Run(hparams, accelerator.choose(FLAGS.accelerator, device_options()))
+        if not run.device.is_chief and not FLAGS.mode.startswith("train"):
+            tf.logging.info("Rank %d leaves this to rank 0.", run.device.rank)
+            return
         {
             "train": run.train_mode,
             "eval": run.eval_mode,
@@ -125,19 +148,52 @@ class Run:
     def __init__(self, hparams: HParams, device: accelerator.Accelerator):
         self.hparams = hparams
         self.device = device
-        self.model_dir = FLAGS.model_dir
-        self.train_steps = model_builder.num_train_steps(hparams)
-        self.train_input = amoeba_net_model.InputPipeline(True, FLAGS.data_dir, hparams)
+        self.model_dir = device.model_dir(FLAGS.model_dir)
+        self.train_steps = FLAGS.train_steps or model_builder.num_train_steps(hparams)
+        steps_per_epoch = math.ceil(hparams.num_train_images / hparams.train_batch_size)
+        self.steps_per_eval = FLAGS.num_epochs_per_eval * steps_per_epoch
+        self.checkpoint_steps = FLAGS.save_checkpoints_steps or FLAGS.iterations_per_loop
+        self.check_device()
+        self.train_input = amoeba_net_model.InputPipeline(
+            True, FLAGS.data_dir, hparams, sharding=device.sharding
+        )
         self.eval_input = amoeba_net_model.InputPipeline(False, FLAGS.data_dir, hparams)
-        model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, self.model_dir)
+        model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, self.model_dir, device)
         self.estimator = device.estimator(
             model.model_fn,
             self.model_dir,
-            save_checkpoints_steps=FLAGS.save_checkpoints_steps or FLAGS.iterations_per_loop,
+            save_checkpoints_steps=self.checkpoint_steps,
             random_seed=hparams.random_seed,
         )
         for name, value in hparams.values().items():
             tf.logging.info("%s = %s", name, value)
+
+    def check_device(self):
+        """Checks batches and steps against the devices that train together."""
+        if not FLAGS.mode.startswith("train"):
+            return
+        devices = self.device.num_devices
+        if self.hparams.train_batch_size % devices:
+            raise UserError(
+                f"--train_batch_size={self.hparams.train_batch_size} does not divide by the "
+                f"{devices} devices: it counts the images of all of them together."
+            )
+        steps = {
+            "steps of the training": self.train_steps,
+            "steps between checkpoints (--save_checkpoints_steps)": self.checkpoint_steps,
+            "steps that are done already": self.current_step(),
+        }
+        if FLAGS.mode == "train_and_eval":
+            steps["steps between evaluations"] = self.steps_per_eval
+        self.device.check_steps(steps)
+        # Ranks that start from different steps would wait for each other in the end, forever.
+        chief = checkpoints.latest(FLAGS.model_dir)
+        chief_step = checkpoints.global_step(chief) if chief else 0
+        if chief_step != self.current_step():
+            raise UserError(
+                f"The ranks' checkpoints differ: step {chief_step} in {FLAGS.model_dir}, "
+                f"{self.current_step()} in {self.model_dir}. Remove the newer ones."
+            )
 
     # Modes ---------------------------------------------------------------------------------------
 
@@ -161,15 +217,13 @@ class Run:
 
     def train_and_eval_mode(self):
         """Evaluates every `num_epochs_per_eval` epochs; a finished run once."""
-        steps_per_epoch = math.ceil(self.hparams.num_train_images / self.hparams.train_batch_size)
-        steps_per_eval = FLAGS.num_epochs_per_eval * steps_per_epoch
         step = self.current_step()
         if step >= self.train_steps:
             tf.logging.info("Training has finished already, at step %d.", step)
             self.evaluate(checkpoints.latest(self.model_dir))
         while step < self.train_steps:
             # Whole multiples, so that a resumed run evaluates where an undisturbed one does.
-            step = min((step // steps_per_eval + 1) * steps_per_eval, self.train_steps)
+            step = min((step // self.steps_per_eval + 1) * self.steps_per_eval, self.train_steps)
             self.train(step)
             self.evaluate(checkpoints.latest(self.model_dir))
 
@@ -211,6 +265,9 @@ class Run:
 
     def evaluate(self, checkpoint: str):
         """Evaluates the moving averages of one checkpoint over the validation images."""
+        if not self.device.is_chief:
+            tf.logging.info("Rank %d leaves evaluation to rank 0.", self.device.rank)
+            return
         timing = SessionTimingHook()
         metrics = self.estimator.evaluate(
             self.eval_input.input_fn,
@@ -235,6 +292,8 @@ class Run:
                 "metrics": metrics,
                 **speed,
                 "accelerator": self.device.name,
+                "num_devices": self.device.num_devices,
+                "precision_mode": self.device.options.precision_mode,
                 "hparams": self.hparams.values(),
             },
         )
@@ -250,6 +309,11 @@ def hparams_from_flags() -> HParams:
         if name in FLAGS:
             hparams.set_hparam(name, FLAGS[name].value)
     return hparams
+
+
+def device_options() -> accelerator.Options:
+    """The flags that are settings of the device."""
+    return accelerator.Options(**{name: FLAGS[name].value for name in accelerator.Options._fields})
 
 
 def take_dataset_info(hparams: HParams):

@@ -1,11 +1,13 @@
 """AmoebaNet as an Estimator's model: hyper-parameters, loss, optimizer, averages, metrics."""
 
-from typing import Dict, List
+from typing import Dict, List, Optional, Tuple
 
 import tensorflow.compat.v1 as tf
 
 import model_builder
+import network_utils
 from common import checkpoints
+from common.accelerator import Accelerator
 from common.hooks import LoadEMAHook, SessionTimingHook  # noqa: F401 (the original's names)
 from common.hparams import HParams
 from imagenet_input import PADDING_LABEL, InputPipeline  # noqa: F401
@@ -73,11 +75,13 @@ class AmoebaNetEstimatorModel:
     Args:
         hparams: see `build_hparams`.
         model_dir: where checkpoints are; a resumed training is checked against the latest.
+        accelerator: the device to train on; None for TensorFlow's own.
     """
 
-    def __init__(self, hparams: HParams, model_dir: str):
+    def __init__(self, hparams: HParams, model_dir: str, accelerator: Optional[Accelerator] = None):
         self.hparams = hparams
         self.model_dir = model_dir
+        self.accelerator = accelerator or Accelerator()
 
     def model_fn(self, features, labels, mode, params=None) -> tf.estimator.EstimatorSpec:
         """Builds the graph of one mode.
@@ -131,6 +135,7 @@ class AmoebaNetEstimatorModel:
         tf.summary.scalar("regularization_loss", regularization_loss)
         total_loss = tf.add(loss, regularization_loss, name="total_loss")
         optimizer = build_optimizer(hparams, self.learning_rate(global_step))
+        optimizer = self.accelerator.wrap_optimizer(optimizer)
         train_op = self._train_op(total_loss, optimizer, global_step)
         return tf.estimator.EstimatorSpec(
             tf.estimator.ModeKeys.TRAIN,
@@ -164,13 +169,15 @@ class AmoebaNetEstimatorModel:
     def _train_op(self, loss, optimizer, global_step) -> tf.Operation:
         """One step: weights, batch-norm statistics, then the moving averages of both."""
         gradients, variables = zip(
-            *optimizer.compute_gradients(loss, gate_gradients=tf.train.Optimizer.GATE_NONE)
+            *optimizer.compute_gradients(loss, gate_gradients=self.accelerator.gate_gradients)
         )
         if self.hparams.gradient_clipping_by_global_norm > 0:
             gradients, norm = tf.clip_by_global_norm(
                 gradients, self.hparams.gradient_clipping_by_global_norm
             )
             tf.summary.scalar("gradient_norm", norm)
+        if self.accelerator.skips_steps:
+            return self._skippable_train_op(optimizer, zip(gradients, variables), global_step)
         apply_gradients = optimizer.apply_gradients(zip(gradients, variables), global_step)
         update_ops = tf.get_collection(tf.GraphKeys.UPDATE_OPS)
         train_op = tf.group(apply_gradients, *update_ops)
@@ -180,6 +187,35 @@ class AmoebaNetEstimatorModel:
             return update_moving_averages(
                 averaged_variables(), self.hparams.moving_average_decay, global_step
             )
+
+    def _skippable_train_op(self, optimizer, gradients_and_variables, global_step) -> tf.Operation:
+        """The step where the optimizer may skip it: then nothing moves.
+
+        A skipped step's batch statistics may be infinite, so that its updates are not run at all.
+        """
+        next_step = global_step + 1
+        with tf.control_dependencies([next_step]):
+            apply_gradients = optimizer.apply_gradients(gradients_and_variables, global_step)
+        averages = []
+        if self.hparams.moving_average_decay > 0:
+            averages = create_moving_averages(averaged_variables())
+        with tf.control_dependencies([apply_gradients]):
+            was_applied = tf.equal(global_step.read_value(), next_step)
+
+        def update():
+            statistics = tf.group(
+                *(
+                    moving.assign_sub(change, read_value=False)
+                    for moving, change in zip(
+                        tf.get_collection(tf.GraphKeys.MOVING_AVERAGE_VARIABLES),
+                        tf.get_collection(network_utils.MOVING_AVERAGE_CHANGES),
+                    )
+                )
+            )
+            with tf.control_dependencies([statistics]):
+                return move_averages(averages, self.hparams.moving_average_decay, global_step)
+
+        return tf.group(tf.cond(was_applied, update, tf.no_op))
 
     # Evaluation and prediction -------------------------------------------------------------------
 
@@ -275,20 +311,39 @@ def average_name(variable: tf.Variable) -> str:
 
 
 def update_moving_averages(variables, decay: float, num_updates: tf.Variable) -> tf.Operation:
-    """Moves the averages by one step: average -= (1 - decay) * (average - variable).
+    """Creates the averages of variables and moves them by one step, see `move_averages`."""
+    return move_averages(create_moving_averages(variables), decay, num_updates)
+
+
+def create_moving_averages(variables) -> List[Tuple[tf.Variable, tf.Variable]]:
+    """(average, variable) for each variable; averages start from their variable's initial value."""
+    return [
+        (
+            tf.get_variable(
+                average_name(variable), initializer=variable.initial_value, trainable=False
+            ),
+            variable,
+        )
+        for variable in variables
+    ]
+
+
+def move_averages(averages, decay: float, num_updates: tf.Variable) -> tf.Operation:
+    """Moves averages by one step: average -= (1 - decay) * (average - variable).
 
     As tf.train.ExponentialMovingAverage does, under the same names, with decay at most
     (1 + num_updates) / (10 + num_updates); with a third of its operations, since an average
     starts from its variable's initial value and not from a conditional on it.
+
+    Args:
+        averages: pairs of `create_moving_averages`.
+        decay: see above.
+        num_updates: the global step.
     """
     step = tf.cast(num_updates, tf.float32)
     weight = 1.0 - tf.minimum(decay, (1.0 + step) / (10.0 + step))
-    updates = []
-    for variable in variables:
-        average = tf.get_variable(
-            average_name(variable),
-            initializer=variable.initial_value,
-            trainable=False,
-        )
-        updates.append(average.assign_sub(weight * (average - variable), read_value=False))
+    updates = [
+        average.assign_sub(weight * (average - variable), read_value=False)
+        for average, variable in averages
+    ]
     return tf.group(*updates, name="moving_averages")

@@ -1,6 +1,6 @@
 """TFRecord files of ImageNet's layout -> batches."""
 
-from typing import Tuple
+from typing import Callable, Optional, Sequence, Tuple
 
 import tensorflow.compat.v1 as tf
 
@@ -52,19 +52,29 @@ class InputPipeline:
         data_dir: directory of the TFRecord files; unused with `hparams.synthetic_data`.
         hparams: see `amoeba_net_model.build_hparams`.
         eval_from_hub: images in [0, 1], as TF-Hub modules take them, not in [-1, 1].
+        sharding: where several processes train together, gives their number and this one's index;
+            each reads a share of the training images, and a share of every batch.
     """
 
     def __init__(
-        self, is_training: bool, data_dir: str, hparams: HParams, eval_from_hub: bool = False
+        self,
+        is_training: bool,
+        data_dir: str,
+        hparams: HParams,
+        eval_from_hub: bool = False,
+        sharding: Optional[Callable[[], Tuple[int, int]]] = None,
     ):
         self.is_training = is_training
         self.data_dir = data_dir
         self.hparams = hparams
         self.eval_from_hub = eval_from_hub
+        self._sharding = sharding if is_training and sharding else lambda: (1, 0)
 
     @property
     def batch_size(self) -> int:
-        return self.hparams.train_batch_size if self.is_training else self.hparams.eval_batch_size
+        if self.is_training:
+            return self.hparams.train_batch_size // self._sharding()[0]
+        return self.hparams.eval_batch_size
 
     def input_fn(self, params=None) -> tf.data.Dataset:
         """Dataset of (float32 images [batch, size, size, 3], int32 labels [batch])."""
@@ -84,12 +94,29 @@ class InputPipeline:
         files = find_shards(self.data_dir, "train" if self.is_training else "validation")
         dataset = tf.data.Dataset.from_tensor_slices(files)
         if self.is_training:
+            dataset, files, read = self._share(dataset, files)
             dataset = dataset.shuffle(len(files), seed=hparams.random_seed)
-            dataset = dataset.interleave(_read_file, cycle_length=min(_FILES_OPEN, len(files)))
+            dataset = dataset.interleave(read, cycle_length=min(_FILES_OPEN, len(files)))
             dataset = dataset.shuffle(_SHUFFLE_IMAGES, seed=hparams.random_seed).repeat()
         else:
             dataset = dataset.flat_map(_read_file).take(hparams.num_eval_images)
         return dataset.map(self.parse_example, num_parallel_calls=tf.data.experimental.AUTOTUNE)
+
+    def _share(self, dataset: tf.data.Dataset, files: Sequence[str]):
+        """What to read of this process's share: (dataset of files, the files, reader of a file).
+
+        Shares are disjoint and together are all images: whole files where they divide evenly, else
+        of each file its own records, so that no share is much larger than another.
+        """
+        shares, index = self._sharding()
+        if shares == 1:
+            return dataset, files, _read_file
+        if len(files) % shares == 0:
+            return dataset.shard(shares, index), files[index::shares], _read_file
+        # Another part of each file, since a file's first parts may have a record more.
+        parts = [(index + i) % shares for i in range(len(files))]
+        dataset = tf.data.Dataset.from_tensor_slices((files, tf.constant(parts, tf.int64)))
+        return dataset, files, lambda file, part: _read_file(file).shard(shares, part)
 
     def parse_example(self, serialized: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
         """One record -> (float32 image [size, size, 3], int32 label [])."""

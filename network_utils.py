@@ -15,6 +15,9 @@ import tf_slim as slim
 NHWC = "NHWC"
 NCHW = "NCHW"
 
+# Collection of what is subtracted from each variable of MOVING_AVERAGE_VARIABLES, in their order.
+MOVING_AVERAGE_CHANGES = "moving_average_changes"
+
 
 def calc_reduction_layers(num_cells: int, num_reduction_layers: int) -> List[int]:
     """Indices of the normal cells before which a reduction cell stands: [6, 12] for (18, 2)."""
@@ -135,8 +138,9 @@ def batch_norm(
 ) -> tf.Tensor:
     """Fused batch normalisation with scale and offset over a 4-D tensor.
 
-    In training the moving averages' updates go to UPDATE_OPS. The moving variance is fed the
-    fused operation's variance, which is the unbiased (Bessel-corrected) one.
+    In training the moving averages' updates go to UPDATE_OPS, and what they subtract to
+    MOVING_AVERAGE_CHANGES. The moving variance is fed the fused operation's variance, which is
+    the unbiased (Bessel-corrected) one.
     """
     channels = [get_channel_dim(inputs.shape, data_format)]
     with tf.variable_scope(scope):
@@ -156,8 +160,10 @@ def batch_norm(
         )
         if is_training:
             for moving, batch in ((moving_mean, mean), (moving_variance, variance)):
-                update = moving.assign_sub((moving - batch) * (1.0 - decay), read_value=False)
+                change = (moving - batch) * (1.0 - decay)
+                update = moving.assign_sub(change, read_value=False)
                 tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, update)
+                tf.add_to_collection(MOVING_AVERAGE_CHANGES, change)
         return outputs
 
 
