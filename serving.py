@@ -1,0 +1,250 @@
+"""From a checkpoint to what others run: a SavedModel, a frozen graph.
+
+Both hold the moving averages of the checkpoint at hand, or its weights where training kept no
+averages, and answer as evaluation does. They are made on the CPU, from any checkpoint.
+"""
+
+import os
+import shutil
+import tempfile
+import time
+from typing import List, Optional, Sequence
+
+import tensorflow.compat.v1 as tf
+
+import amoeba_net_model
+import inception_preprocessing
+from common import accelerator, imagenet, tfrecords
+from common.batch_norm_folding import fold_batch_norms
+from common.errors import UserError
+from common.hparams import HParams
+
+FORMATS = ("saved_model", "frozen_graph")
+
+# Names users of the exported models write down.
+INPUT_KEY = "input"
+IMAGES_SIGNATURE = "images"
+FROZEN_GRAPH = "frozen_graph.pb"
+FROZEN_INPUT = "input"
+FROZEN_OUTPUT = "predictions"
+ATC_SCRIPT = "atc.sh"
+
+_ATC = """\
+#!/usr/bin/env bash
+# Makes an offline model for Ascend inference cards of {graph}; needs CANN's atc.
+#
+#   bash {script} [BATCH_SIZE [SOC_VERSION]]
+set -euo pipefail
+cd "$(dirname "${{BASH_SOURCE[0]}}")"
+batch=${{1:-64}}
+atc --model={graph} --framework=3 --output="amoeba_net_bs$batch" \\
+  --soc_version="${{2:-Ascend310}}" --input_format=NHWC \\
+  --input_shape="{input}:$batch,{size},{size},3" --out_nodes="{output}:0" --output_type=FP32
+"""
+
+
+def class_names(data_dir: Optional[str], num_classes: int) -> List[str]:
+    """Names of the classes, [0] being background.
+
+    They are those of the data set's labels.txt; without one ImageNet's, if the number of classes
+    is; else 'class 0', 'class 1' and so on.
+
+    Raises:
+        UserError: labels.txt has another number of classes.
+    """
+    names = tfrecords.read_labels(data_dir) if data_dir else None
+    if names is None:
+        known = imagenet.create_readable_names_for_imagenet_labels()
+        if num_classes == len(known):
+            return [known[label] for label in range(num_classes)]
+        return [f"class {label}" for label in range(num_classes)]
+    if len(names) != num_classes:
+        raise UserError(
+            f"--num_label_classes={num_classes}: {os.path.join(data_dir, tfrecords.LABELS)} names "
+            f"{len(names)} classes, the background included."
+        )
+    return names
+
+
+def preprocess(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Bytes of one JPEG, PNG or still GIF -> evaluation's float32 [size, size, 3] in [-1, 1]."""
+    image = tf.image.decode_jpeg(encoded, channels=3)
+    image = inception_preprocessing.preprocess_image(image, image_size, image_size)
+    image.set_shape([image_size, image_size, 3])
+    return image
+
+
+def inference_hparams(hparams: HParams) -> HParams:
+    """The same network as it runs on a CPU: there are no NCHW convolutions, and weights agree."""
+    hparams = HParams(**hparams.values())
+    hparams.data_format = "NHWC"
+    return hparams
+
+
+def session() -> tf.Session:
+    """A session on the CPU for the default graph."""
+    return tf.Session(config=accelerator.Accelerator("cpu").session_config())
+
+
+# SavedModel --------------------------------------------------------------------------------------
+
+
+def export_saved_model(
+    checkpoint: str,
+    hparams: HParams,
+    export_dir: str,
+    labels: Sequence[str],
+    warmup_batch_sizes: Sequence[int] = (),
+    model_name: str = "amoeba_net",
+) -> str:
+    """Writes `export_dir`/<version>, which TensorFlow Serving takes as the newest version.
+
+    Signature `serving_default` takes `input`, a [batch] of encoded images of any size; signature
+    `images` takes `images`, preprocessed float32 [batch, size, size, 3] in [-1, 1]. Both give
+    `classes` int64 [batch], `probabilities` and `logits` float32 [batch, classes].
+
+    Args:
+        checkpoint: prefix of the checkpoint.
+        hparams: those of the network that was trained.
+        export_dir: base directory; the version is the time, in seconds.
+        labels: class names, which become the asset labels.txt.
+        warmup_batch_sizes: sizes of the batches TensorFlow Serving tries the model with.
+        model_name: the served model's name, for the warm-up requests.
+
+    Returns:
+        The directory of the SavedModel.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or is another network's.
+    """
+    version = int(time.time())
+    while tf.io.gfile.exists(os.path.join(export_dir, str(version))):
+        version += 1
+    path = os.path.join(export_dir, str(version))
+    # No number, so that TensorFlow Serving does not load it before it is whole.
+    temporary = tfrecords.temporary_path(path)
+    try:
+        _write_saved_model(checkpoint, hparams, temporary, labels)
+        if warmup_batch_sizes:
+            # Here because only this needs tensorflow-serving-api, and it is slow to import.
+            from common import inference_warmup
+
+            inference_warmup.write_warmup_requests(
+                temporary, model_name, hparams.image_size, batch_sizes=warmup_batch_sizes
+            )
+        tf.io.gfile.rename(temporary, path)
+    finally:
+        if tf.io.gfile.exists(temporary):
+            tf.io.gfile.rmtree(temporary)
+    tf.logging.info("SavedModel of %s: %s", checkpoint, path)
+    return path
+
+
+def _write_saved_model(checkpoint, hparams, path, labels):
+    hparams = inference_hparams(hparams)
+    size = hparams.image_size
+    assets = tempfile.mkdtemp()
+    try:
+        with tf.Graph().as_default(), session() as sess:
+            encoded = tf.placeholder(tf.string, [None], name="encoded_images")
+            with tf.device("/cpu:0"):
+                images = tf.map_fn(
+                    lambda image: preprocess(image, size),
+                    encoded,
+                    dtype=tf.float32,
+                    back_prop=False,
+                )
+            # Either signature feeds one of the two; the network is there once.
+            images = tf.placeholder_with_default(images, [None, size, size, 3], name="images")
+            outputs = _restored_predictions(checkpoint, hparams, images, sess)
+            _add_asset(assets, tfrecords.LABELS, labels)
+            builder = tf.saved_model.Builder(path)
+            builder.add_meta_graph_and_variables(
+                sess,
+                [tf.saved_model.tag_constants.SERVING],
+                signature_def_map={
+                    tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY: (
+                        tf.saved_model.predict_signature_def({INPUT_KEY: encoded}, outputs)
+                    ),
+                    IMAGES_SIGNATURE: tf.saved_model.predict_signature_def(
+                        {"images": images}, outputs
+                    ),
+                },
+                assets_collection=tf.get_collection(tf.GraphKeys.ASSET_FILEPATHS),
+                strip_default_attrs=True,
+            )
+            builder.save()
+    finally:
+        shutil.rmtree(assets)
+
+
+def _restored_predictions(checkpoint, hparams, images, sess):
+    """Adds the network to the graph and restores it: {name: tensor} of its answers."""
+    model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, model_dir=None)
+    spec = model.model_fn(images, None, tf.estimator.ModeKeys.PREDICT)
+    spec.scaffold.saver.restore(sess, checkpoint)
+    return spec.predictions
+
+
+def _add_asset(directory: str, name: str, lines: Sequence[str]):
+    """Adds a text file to the graph's assets; it must stay in `directory` until they are saved."""
+    path = os.path.join(directory, name)
+    tfrecords.write_text(path, _text(lines))
+    tf.add_to_collection(tf.GraphKeys.ASSET_FILEPATHS, tf.constant(path, name="labels"))
+
+
+def _text(lines: Sequence[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
+
+
+# Frozen graph ------------------------------------------------------------------------------------
+
+
+def export_frozen_graph(
+    checkpoint: str, hparams: HParams, export_dir: str, labels: Sequence[str]
+) -> str:
+    """Writes frozen_graph.pb, labels.txt, and the script that makes an Ascend offline model.
+
+    Args: see `export_saved_model`.
+
+    Returns:
+        The path of frozen_graph.pb; see `freeze` for its input and output.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or is another network's.
+    """
+    graph_def = freeze(checkpoint, hparams)
+    tf.io.gfile.makedirs(export_dir)
+    tfrecords.write_text(os.path.join(export_dir, tfrecords.LABELS), _text(labels))
+    script = _ATC.format(
+        graph=FROZEN_GRAPH,
+        script=ATC_SCRIPT,
+        input=FROZEN_INPUT,
+        output=FROZEN_OUTPUT,
+        size=hparams.image_size,
+    )
+    tfrecords.write_text(os.path.join(export_dir, ATC_SCRIPT), script)
+    path = os.path.join(export_dir, FROZEN_GRAPH)
+    temporary = tfrecords.temporary_path(path)
+    with tf.io.gfile.GFile(temporary, "wb") as file:
+        file.write(graph_def.SerializeToString())
+    tf.io.gfile.rename(temporary, path, overwrite=True)
+    tf.logging.info("Frozen graph of %s: %s", checkpoint, path)
+    return path
+
+
+def freeze(checkpoint: str, hparams: HParams) -> tf.GraphDef:
+    """The network with its weights as constants and batch normalisation in its convolutions.
+
+    Input node `input`: preprocessed float32 [batch, size, size, 3] in [-1, 1]. Output node
+    `predictions`: probabilities, float32 [batch, classes].
+    """
+    hparams = inference_hparams(hparams)
+    size = hparams.image_size
+    with tf.Graph().as_default() as graph, session() as sess:
+        images = tf.placeholder(tf.float32, [None, size, size, 3], name=FROZEN_INPUT)
+        _restored_predictions(checkpoint, hparams, images, sess)
+        graph_def = tf.graph_util.convert_variables_to_constants(
+            sess, graph.as_graph_def(), [FROZEN_OUTPUT]
+        )
+    return fold_batch_norms(tf.graph_util.remove_training_nodes(graph_def, [FROZEN_OUTPUT]))
