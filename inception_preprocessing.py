@@ -4,14 +4,51 @@ Szegedy et al. 2015 (arXiv 1409.4842), section 6: a random part of the image, of
 aspect ratio, flipped and shifted in colour; in evaluation the central 87.5 % of each side.
 """
 
+from typing import Callable
+
 import tensorflow.compat.v1 as tf
 
-CENTRAL_FRACTION = 0.875
+# 1/16 of a side: what the central 87.5 % leave on either side.
+_CENTRAL_MARGIN = 16
 MAX_BRIGHTNESS_SHIFT = 32.0 / 255.0
 
 # Chroma to red, green and blue: the JPEG (ITU-R BT.601) conversion.
 _CB_TO_RGB = (0.0, -0.344136, 1.772)
 _CR_TO_RGB = (1.402, -0.714136, 0.0)
+
+
+def preprocess_bytes(
+    encoded: tf.Tensor,
+    size: int,
+    is_training: bool = False,
+    scaled_images: bool = True,
+    use_fast_color_distort: bool = True,
+    cb_distortion_range: float = 0.1,
+    cr_distortion_range: float = 0.1,
+) -> tf.Tensor:
+    """`preprocess_image` of an encoded image, of which only the part that is used gets decoded.
+
+    Args:
+        encoded: string [], a JPEG (grey and CMYK ones too), PNG, GIF (its first frame) or BMP.
+        size: width and height of the result in pixels.
+        is_training, scaled_images, use_fast_color_distort, cb_distortion_range,
+            cr_distortion_range: see `preprocess_image`.
+
+    Returns:
+        float32 [size, size, 3]. Running it raises InvalidArgumentError where the image cannot be
+        decoded, or is cut off.
+    """
+    choose_window = random_window if is_training else central_window
+    return _finish(
+        decode_window(encoded, choose_window),
+        size,
+        size,
+        is_training,
+        scaled_images,
+        use_fast_color_distort,
+        cb_distortion_range,
+        cr_distortion_range,
+    )
 
 
 def preprocess_image(
@@ -38,25 +75,30 @@ def preprocess_image(
     Returns:
         float32 [output_height, output_width, 3].
     """
-    if is_training:
-        image = _random_crop(image)
-    else:
-        image = tf.image.central_crop(image, CENTRAL_FRACTION)
-    image = _resize(image, output_height, output_width)
-    if is_training:
-        image = tf.image.random_flip_left_right(image)
-        if use_fast_color_distort:
-            image = distort_color_fast(image, cb_distortion_range, cr_distortion_range)
-        else:
-            image = distort_color(image)
-    return (image - 0.5) * 2.0 if scaled_images else image
+    choose_window = random_window if is_training else central_window
+    return _finish(
+        _cut(image, choose_window(tf.shape(image))),
+        output_height,
+        output_width,
+        is_training,
+        scaled_images,
+        use_fast_color_distort,
+        cb_distortion_range,
+        cr_distortion_range,
+    )
 
 
-def sample_crop(image_shape: tf.Tensor):
-    """A random window: (begin [y, x, 0], size [height, width, -1]) in pixels, int32.
+# Windows -----------------------------------------------------------------------------------------
+
+
+def random_window(image_shape: tf.Tensor) -> tf.Tensor:
+    """A random window of an image, as int32 [top, left, height, width] in pixels.
 
     Area 0.1 to 1 of the image, aspect ratio (width / height) 3/4 to 4/3; the whole image if
     100 attempts find none.
+
+    Args:
+        image_shape: int32 [height, width, channels].
     """
     begin, size, _ = tf.image.sample_distorted_bounding_box(
         image_shape,
@@ -67,14 +109,111 @@ def sample_crop(image_shape: tf.Tensor):
         max_attempts=100,
         use_image_if_no_bounding_boxes=True,
     )
-    return begin, size
+    return tf.concat([begin[:2], size[:2]], axis=0)
 
 
-def _random_crop(image: tf.Tensor) -> tf.Tensor:
-    begin, size = sample_crop(tf.shape(image))
-    image = tf.slice(image, begin, size)
-    image.set_shape([None, None, 3])
-    return image
+def central_window(image_shape: tf.Tensor) -> tf.Tensor:
+    """The window of `tf.image.central_crop`, as int32 [top, left, height, width] in pixels.
+
+    Args:
+        image_shape: int32 [height, width, channels].
+    """
+    begin = image_shape[:2] // _CENTRAL_MARGIN
+    return tf.concat([begin, image_shape[:2] - 2 * begin], axis=0)
+
+
+def _cut(image: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+    begin = tf.concat([window[:2], [0]], axis=0)
+    size = tf.concat([window[2:], [3]], axis=0)
+    return tf.slice(image, begin, size)
+
+
+def decode_window(encoded: tf.Tensor, choose_window: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+    """Decodes a window of an image: uint8 [height, width, 3].
+
+    Args:
+        encoded: string [], see `preprocess_bytes`.
+        choose_window: from an image's shape to a window, both as in `central_window`.
+    """
+
+    def window_of_jpeg():
+        window = choose_window(tf.image.extract_jpeg_shape(encoded))
+        # Not with fancy_upscaling=False, which corrupts the heap in TensorFlow 1.15.
+        return tf.image.decode_and_crop_jpeg(encoded, window, channels=3)
+
+    def window_of_any():
+        image = decode_whole(encoded)
+        return _cut(image, choose_window(tf.shape(image)))
+
+    # Decoding stops below the window, so that a cut-off JPEG has to be told by its missing end.
+    is_whole_jpeg = tf.logical_and(
+        tf.equal(_bytes_at(encoded, 0, 3), b"\xff\xd8\xff"),
+        tf.equal(_bytes_at(encoded, tf.strings.length(encoded) - 2, 2), b"\xff\xd9"),
+    )
+    return tf.cond(is_whole_jpeg, window_of_jpeg, window_of_any)
+
+
+def decode_whole(encoded: tf.Tensor) -> tf.Tensor:
+    """Decodes an image of any format: uint8 [height, width, 3]; of a GIF the first frame."""
+    is_bmp = tf.equal(_bytes_at(encoded, 0, 2), b"BM")
+    return tf.cond(
+        is_bmp,
+        lambda: _decode_bmp(encoded),
+        lambda: tf.image.decode_image(encoded, channels=3, expand_animations=False),
+    )
+
+
+def _decode_bmp(encoded: tf.Tensor) -> tf.Tensor:
+    """Any BMP of 8 (grey), 24 or 32 bits a pixel: uint8 [height, width, 3]."""
+    # An operation for each, because without `channels` one insists on those of its first image.
+    bits_per_pixel = _bytes_at(encoded, 28, 1)
+    return tf.case(
+        [
+            (
+                tf.equal(bits_per_pixel, b"\x08"),
+                lambda: tf.tile(tf.image.decode_bmp(encoded, channels=1), [1, 1, 3]),
+            ),
+            (
+                tf.equal(bits_per_pixel, b"\x20"),
+                lambda: tf.image.decode_bmp(encoded, channels=4)[:, :, :3],
+            ),
+        ],
+        default=lambda: tf.image.decode_bmp(encoded, channels=3),
+    )
+
+
+def _bytes_at(string: tf.Tensor, position, length: int) -> tf.Tensor:
+    """A part of a string, which may be too short to have it.
+
+    That would be an error whose message quotes the string, and TensorFlow 1.15 crashes on messages
+    that are not UTF-8.
+    """
+    position = tf.clip_by_value(position, 0, tf.strings.length(string))
+    return tf.strings.substr(string, position, length)
+
+
+# Resizing, flip and colours ----------------------------------------------------------------------
+
+
+def _finish(
+    image,
+    height,
+    width,
+    is_training,
+    scaled_images,
+    use_fast_color_distort,
+    cb_distortion_range,
+    cr_distortion_range,
+):
+    """What follows the crop; arguments as those of `preprocess_image`."""
+    image = _resize(image, height, width)
+    if is_training:
+        image = tf.image.random_flip_left_right(image)
+        if use_fast_color_distort:
+            image = distort_color_fast(image, cb_distortion_range, cr_distortion_range)
+        else:
+            image = distort_color(image)
+    return (image - 0.5) * 2.0 if scaled_images else image
 
 
 def _resize(image: tf.Tensor, height: int, width: int) -> tf.Tensor:
