@@ -117,17 +117,36 @@ def speed_statistics(seconds_per_step: Sequence[float], batch_size: int) -> Dict
 
 
 class LastValueHook(tf.train.SessionRunHook):
-    """Keeps the last value of one tensor, by name, in `value`."""
+    """Keeps the last value of one scalar, by name, in `value`, and now and then one in `history`.
 
-    def __init__(self, tensor_name: str):
+    Args:
+        tensor_name: like 'total_loss:0'.
+        every_n_runs: of how many session runs one goes to the history.
+
+    Attributes:
+        value: the last value; None before the first run.
+        history: (number of the run in this session, value), the last one included.
+    """
+
+    def __init__(self, tensor_name: str, every_n_runs: int = 100):
         self._tensor_name = tensor_name
+        self._every_n_runs = every_n_runs
+        self._runs = 0
         self.value = None
+        self.history = []
 
     def before_run(self, run_context):
         return tf.train.SessionRunArgs(self._tensor_name)
 
     def after_run(self, run_context, run_values):
+        self._runs += 1
         self.value = run_values.results
+        if self._runs % self._every_n_runs == 0:
+            self.history.append((self._runs, self.value))
+
+    def end(self, session):
+        if self._runs % self._every_n_runs:
+            self.history.append((self._runs, self.value))
 
 
 class LoadEMAHook(tf.train.SessionRunHook):
