@@ -16,10 +16,10 @@ __version__ = {"older": "1.2", "current": "1.10", "newer": "1.13"}[RELEASE]
 calls = []  # (name, arguments), oldest first.
 
 
-def record(name, **arguments):
+def record(callee, **arguments):
     """Writes down one call."""
-    calls.append((name, arguments))
+    calls.append((callee, arguments))
     path = os.environ.get("NPU_STAND_IN_RECORD")
     if path:
         with open(path, "a") as f:
-            f.write(json.dumps([name, arguments], default=str) + "\n")
+            f.write(json.dumps([callee, arguments], default=str) + "\n")
