@@ -20,13 +20,15 @@ import amoeba_net_model
 import imagenet_input
 import model_builder
 import model_specs
+import prediction
+import serving
 from common import accelerator, checkpoints, results
 from common.errors import UserError
 from common.hooks import LastValueHook, SessionTimingHook, ThroughputHook
 from common.hparams import HParams
 from common.tfrecords import read_dataset_info
 
-MODES = ("train", "eval", "train_and_eval", "predict")
+MODES = ("train", "eval", "train_and_eval", "predict", "export")
 LR_DECAY_METHODS = ("exponential", "cosine", "stepwise", "constant")
 
 # What to run, and on what.
@@ -35,8 +37,13 @@ flags.DEFINE_enum("accelerator", "auto", accelerator.NAMES, "Device; auto takes 
 flags.DEFINE_boolean("use_tpu", False, "Kept from the TPU original: there is no TPU here.")
 flags.DEFINE_string("data_dir", None, "Directory of the TFRecords, flat or by split.")
 flags.DEFINE_string("model_dir", None, "Directory of checkpoints, logs and results.json.")
-flags.DEFINE_string("checkpoint_path", None, "Eval, predict: take this checkpoint only, and end.")
-flags.DEFINE_string("export_dir", None, "Directory for the exported model.")
+flags.DEFINE_string(
+    "checkpoint_path", None, "Eval, predict, export: take this checkpoint only, and end."
+)
+flags.DEFINE_string("export_dir", None, "Where to export the model to, at the end of any mode.")
+flags.DEFINE_list("export_format", ["saved_model"], "Of saved_model and frozen_graph, or both.")
+flags.DEFINE_multi_string("image_paths", [], "Predict: files, folders and patterns of images.")
+flags.DEFINE_string("predictions_file", None, "Predict: answers as .csv, or else as JSON lines.")
 flags.DEFINE_boolean("synthetic_data", False, "One batch of noise: speed without input.")
 flags.DEFINE_integer("train_steps", 0, "Global step to train to; 0: from num_epochs.", 0)
 flags.DEFINE_integer("random_seed", None, "Seed of weights, order and distortions; None: random.")
@@ -128,7 +135,7 @@ def main(argv):
         take_dataset_info(hparams)
         check_flags(hparams)
         check_directories(hparams)
-        run = Run(hparams, accelerator.choose(FLAGS.accelerator, device_options()))
+        run = Run(hparams, choose_device())
         if not run.device.is_chief and not FLAGS.mode.startswith("train"):
             tf.logging.info("Rank %d leaves this to rank 0.", run.device.rank)
             return
@@ -136,8 +143,11 @@ def main(argv):
             "train": run.train_mode,
             "eval": run.eval_mode,
             "train_and_eval": run.train_and_eval_mode,
-            "predict": run.predict_mode,
+            "predict": run.classify_mode if FLAGS.image_paths else run.predict_mode,
+            "export": run.export,
         }[FLAGS.mode]()
+        if FLAGS.export_dir and FLAGS.mode != "export" and run.device.is_chief:
+            run.export()
     except UserError as error:
         sys.exit(f"amoeba_net.py: {error}")
 
@@ -229,7 +239,7 @@ class Run:
 
     def predict_mode(self):
         """Measures inference speed on the validation images."""
-        checkpoint = resolve_checkpoint(FLAGS.checkpoint_path or self.model_dir)
+        checkpoint = self.checkpoint_to_read()
         timing = SessionTimingHook()
         batches = self.estimator.predict(
             self.eval_input.input_fn,
@@ -243,7 +253,40 @@ class Run:
         tf.logging.info("Inference speed = %s images per second.", speed)
         self.record("predict", checkpoint, {}, timing.statistics(self.hparams.eval_batch_size))
 
+    def classify_mode(self):
+        """Classifies the user's own images."""
+        names = serving.class_names(FLAGS.data_dir, self.hparams.num_label_classes)
+        paths = prediction.find_images(FLAGS.image_paths)
+        answers = []
+        for answer in prediction.classify(
+            self.estimator, self.checkpoint_to_read(), self.hparams, paths
+        ):
+            print(prediction.text(answer, names), flush=True)
+            answers.append(answer)
+        if FLAGS.predictions_file:
+            prediction.write_answers(FLAGS.predictions_file, answers, names)
+        failed = sum(1 for answer in answers if answer.error)
+        if failed:
+            raise UserError(f"{failed} of {len(paths)} images could not be read; see above.")
+
+    def export(self):
+        """Exports the checkpoint in all formats asked for."""
+        labels = serving.class_names(FLAGS.data_dir, self.hparams.num_label_classes)
+        args = (self.checkpoint_to_read(), self.hparams, FLAGS.export_dir, labels)
+        if "saved_model" in FLAGS.export_format:
+            serving.export_saved_model(
+                *args,
+                warmup_batch_sizes=FLAGS.inference_batch_sizes if FLAGS.add_warmup_requests else (),
+                model_name=FLAGS.model_name,
+            )
+        if "frozen_graph" in FLAGS.export_format:
+            serving.export_frozen_graph(*args)
+
     # Steps of a mode -----------------------------------------------------------------------------
+
+    def checkpoint_to_read(self) -> str:
+        """The checkpoint that is asked for, else the latest."""
+        return resolve_checkpoint(FLAGS.checkpoint_path or self.model_dir)
 
     def current_step(self) -> int:
         """Step of the latest checkpoint, 0 if there is none."""
@@ -261,7 +304,8 @@ class Run:
             self.train_input.input_fn, hooks=[throughput, loss], max_steps=max_steps
         )
         metrics = {"loss": loss.value}
-        self.record("train", checkpoints.latest(self.model_dir), metrics, throughput.statistics())
+        figures = {**throughput.statistics(), "losses": loss.history}
+        self.record("train", checkpoints.latest(self.model_dir), metrics, figures)
 
     def evaluate(self, checkpoint: str):
         """Evaluates the moving averages of one checkpoint over the validation images."""
@@ -311,9 +355,12 @@ def hparams_from_flags() -> HParams:
     return hparams
 
 
-def device_options() -> accelerator.Options:
-    """The flags that are settings of the device."""
-    return accelerator.Options(**{name: FLAGS[name].value for name in accelerator.Options._fields})
+def choose_device() -> accelerator.Accelerator:
+    """The device to run on; exports need no other than the CPU."""
+    if FLAGS.mode == "export":
+        return accelerator.Accelerator()
+    options = {name: FLAGS[name].value for name in accelerator.Options._fields}
+    return accelerator.choose(FLAGS.accelerator, accelerator.Options(**options))
 
 
 def take_dataset_info(hparams: HParams):
@@ -335,9 +382,9 @@ def check_flags(hparams: HParams):
     """Checks what absl's bounds do not: what is missing, and values that do not go together."""
     if FLAGS.use_tpu:
         raise UserError("--use_tpu=True: there is no TPU here; see --accelerator.")
-    if not FLAGS.model_dir:
+    if not FLAGS.model_dir and not (only_reads_checkpoint() and FLAGS.checkpoint_path):
         raise UserError("--model_dir is missing: where checkpoints, logs and results go.")
-    if not FLAGS.data_dir and not FLAGS.synthetic_data:
+    if not FLAGS.data_dir and not FLAGS.synthetic_data and not only_reads_checkpoint():
         raise UserError(
             "--data_dir is missing: the directory of the TFRecord files; or use --synthetic_data."
         )
@@ -355,8 +402,39 @@ def check_flags(hparams: HParams):
         if FLAGS[name].value >= 1:
             raise UserError(f"--{name}={FLAGS[name].value}: expected a number below 1.")
     _check_image_size(hparams)
-    if FLAGS.export_dir or FLAGS.add_warmup_requests:
-        raise UserError("--export_dir, --add_warmup_requests: this version does not export models.")
+    _check_export()
+    _check_image_paths()
+
+
+def only_reads_checkpoint() -> bool:
+    """Whether the run needs a checkpoint, but no data set and no room for results."""
+    return FLAGS.mode == "export" or (FLAGS.mode == "predict" and bool(FLAGS.image_paths))
+
+
+def _check_export():
+    formats = ",".join(FLAGS.export_format)
+    if not formats or not set(FLAGS.export_format) <= set(serving.FORMATS):
+        raise UserError(f"--export_format={formats}: expected {' or '.join(serving.FORMATS)}.")
+    if FLAGS.mode == "export" and not FLAGS.export_dir:
+        raise UserError("--export_dir is missing: where to export the model to.")
+    if FLAGS.add_warmup_requests and not (FLAGS.export_dir and "saved_model" in formats):
+        raise UserError(
+            "--add_warmup_requests is for --export_dir with --export_format=saved_model."
+        )
+
+
+def _check_image_paths():
+    if FLAGS.image_paths and FLAGS.mode != "predict":
+        raise UserError(f"--image_paths is for --mode=predict, and this is {FLAGS.mode}.")
+    if FLAGS.predictions_file:
+        if not FLAGS.image_paths:
+            raise UserError("--predictions_file is for --image_paths, which is missing.")
+        directory = os.path.dirname(FLAGS.predictions_file) or "."
+        if not tf.io.gfile.isdir(directory) or tf.io.gfile.isdir(FLAGS.predictions_file):
+            raise UserError(
+                f"--predictions_file={FLAGS.predictions_file}: expected a file in a directory "
+                "that exists."
+            )
 
 
 def _check_image_size(hparams: HParams):
@@ -373,6 +451,8 @@ def _check_image_size(hparams: HParams):
 
 def check_directories(hparams: HParams):
     """Checks, before any graph is built, that there is data to read and room to write."""
+    if only_reads_checkpoint():
+        return
     if not hparams.synthetic_data:
         if FLAGS.mode.startswith("train"):
             imagenet_input.find_shards(FLAGS.data_dir, "train")

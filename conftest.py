@@ -61,13 +61,13 @@ def _tiny_hparams():
 def write_random_checkpoint(hparams, model_dir: str) -> str:
     """A checkpoint with random weights, and other random averages; returns its prefix."""
     with tf.Graph().as_default(), tf.Session() as session:
+        tf.train.get_or_create_global_step()
         model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, model_dir=None)
         shape = [1, hparams.image_size, hparams.image_size, 3]
         model.model_fn(tf.zeros(shape), None, tf.estimator.ModeKeys.PREDICT)
         for variable in amoeba_net_model.averaged_variables():
             name = amoeba_net_model.average_name(variable)
             tf.get_variable(name, variable.shape, trainable=False)
-        tf.train.get_or_create_global_step()
         # One run: a session plans anew for each other fetch.
         assigns = {v: v.initializer for v in tf.global_variables()}
         values = {
@@ -86,7 +86,9 @@ def _random_value(name, shape):
     kind = name.replace("/ExponentialMovingAverage", "").split("/")[-1]
     if kind.endswith("weights"):
         inputs = shape[:2] if kind == "depthwise_weights" else shape[:-1]
-        return normal * np.sqrt(2.0 / np.prod(inputs))
+        # Small at the end, for probabilities that are neither 0 nor 1.
+        gain = 0.02 if name.startswith("final_layer") else 2.0
+        return normal * np.sqrt(gain / np.prod(inputs))
     if kind in ("gamma", "moving_variance"):
         return np.exp(0.3 * normal)
     return 0.3 * normal

@@ -66,24 +66,11 @@ def class_names(data_dir: Optional[str], num_classes: int) -> List[str]:
     return names
 
 
-def preprocess(encoded: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Bytes of one JPEG, PNG or still GIF -> evaluation's float32 [size, size, 3] in [-1, 1]."""
-    image = tf.image.decode_jpeg(encoded, channels=3)
-    image = inception_preprocessing.preprocess_image(image, image_size, image_size)
-    image.set_shape([image_size, image_size, 3])
-    return image
-
-
 def inference_hparams(hparams: HParams) -> HParams:
     """The same network as it runs on a CPU: there are no NCHW convolutions, and weights agree."""
     hparams = HParams(**hparams.values())
     hparams.data_format = "NHWC"
     return hparams
-
-
-def session() -> tf.Session:
-    """A session on the CPU for the default graph."""
-    return tf.Session(config=accelerator.Accelerator("cpu").session_config())
 
 
 # SavedModel --------------------------------------------------------------------------------------
@@ -145,11 +132,11 @@ def _write_saved_model(checkpoint, hparams, path, labels):
     size = hparams.image_size
     assets = tempfile.mkdtemp()
     try:
-        with tf.Graph().as_default(), session() as sess:
+        with tf.Graph().as_default(), accelerator.CpuSession() as sess:
             encoded = tf.placeholder(tf.string, [None], name="encoded_images")
             with tf.device("/cpu:0"):
                 images = tf.map_fn(
-                    lambda image: preprocess(image, size),
+                    lambda image: inception_preprocessing.preprocess_bytes(image, size),
                     encoded,
                     dtype=tf.float32,
                     back_prop=False,
@@ -180,6 +167,8 @@ def _write_saved_model(checkpoint, hparams, path, labels):
 
 def _restored_predictions(checkpoint, hparams, images, sess):
     """Adds the network to the graph and restores it: {name: tensor} of its answers."""
+    # As the Estimator does it: otherwise drop path, which asks for the step, makes one of its own.
+    tf.train.get_or_create_global_step()
     model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, model_dir=None)
     spec = model.model_fn(images, None, tf.estimator.ModeKeys.PREDICT)
     spec.scaffold.saver.restore(sess, checkpoint)
@@ -241,7 +230,7 @@ def freeze(checkpoint: str, hparams: HParams) -> tf.GraphDef:
     """
     hparams = inference_hparams(hparams)
     size = hparams.image_size
-    with tf.Graph().as_default() as graph, session() as sess:
+    with tf.Graph().as_default() as graph, accelerator.CpuSession() as sess:
         images = tf.placeholder(tf.float32, [None, size, size, 3], name=FROZEN_INPUT)
         _restored_predictions(checkpoint, hparams, images, sess)
         graph_def = tf.graph_util.convert_variables_to_constants(

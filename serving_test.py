@@ -60,6 +60,7 @@ def evaluate(tiny_model, hparams):
     with tf.Graph().as_default(), tf.Session() as session:
         pipeline = amoeba_net_model.InputPipeline(False, tiny_model.data_dir, hparams)
         images, labels = tf.data.make_one_shot_iterator(pipeline.input_fn()).get_next()
+        tf.train.get_or_create_global_step()
         model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, model_dir=None)
         spec = model.model_fn(images, labels, tf.estimator.ModeKeys.EVAL)
         spec.scaffold.saver.restore(session, tiny_model.checkpoint)
@@ -195,6 +196,7 @@ def test_folding_of_separable_convolutions(tiny_model, tmp_path):
     checkpoint = write_random_checkpoint(hparams, str(tmp_path))
     images = np.random.RandomState(0).uniform(-1, 1, (2, 40, 40, 3))
     with tf.Graph().as_default(), tf.Session() as session:
+        tf.train.get_or_create_global_step()
         model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, model_dir=None)
         images = images.astype(np.float32)
         spec = model.model_fn(tf.constant(images), None, tf.estimator.ModeKeys.PREDICT)

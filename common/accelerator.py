@@ -408,7 +408,10 @@ class CpuSession(tf.Session):
     """
 
     def __init__(self, graph: Optional[tf.Graph] = None):
-        _SESSION_INIT(self, "", graph, Accelerator().session_config())
+        config = Accelerator().session_config()
+        # Another session's input function may run this one: on one core it would wait for itself.
+        config.use_per_session_threads = True
+        _SESSION_INIT(self, "", graph, config)
 
 
 def choose(name: str, options: Optional[Options] = None) -> Accelerator:

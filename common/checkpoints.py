@@ -6,6 +6,15 @@ import tensorflow.compat.v1 as tf
 
 from common.errors import UserError
 
+# What reading a checkpoint raises where a file of it is missing, cut off or overwritten.
+_UNREADABLE = (
+    tf.errors.DataLossError,
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.OutOfRangeError,
+    ValueError,
+)
+
 
 def open_checkpoint(path: str):
     """A reader of the checkpoint with this prefix (`model.ckpt-1000`, without `.index`)."""
@@ -59,7 +68,15 @@ class CheckedSaver(tf.train.Saver):
 
     def restore(self, sess, save_path):
         check_restorable(save_path, self._variables_by_name)
-        super().restore(sess, save_path)
+        try:
+            super().restore(sess, save_path)
+        except _UNREADABLE as error:
+            missing = isinstance(error, tf.errors.NotFoundError)
+            reason = "a file of it is missing." if missing else _first_line(error)
+            raise UserError(
+                f"The checkpoint {save_path} is damaged or not all there: {reason} "
+                "Take another one with --checkpoint_path."
+            ) from error
 
 
 def _first_line(error: Exception) -> str:

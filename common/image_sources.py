@@ -379,7 +379,7 @@ def to_jpeg(encoded):
     except Exception as error:
         # Pillow raises whatever its parsers stumble over: OSError, SyntaxError, struct.error, ...
         reason = "is empty" if not encoded else str(error) or type(error).__name__
-        raise ValueError(re.sub(r"<_io.BytesIO object at \w+>", "the file", reason)) from error
+        raise ValueError(re.sub(r" <_io.BytesIO object at \w+>", "", reason)) from error
 
 
 def _to_rgb(image):

@@ -82,7 +82,7 @@ class TestToJpeg:
         ("encoded", "reason"),
         [
             (b"", "is empty"),
-            (b"no image" * 10, "cannot identify image file the file"),
+            (b"no image" * 10, "cannot identify image file"),
             (_encode(_gradient(), "JPEG")[:-1], "truncated"),
             (_encode(_gradient(), "JPEG")[:200], "."),
             (_encode(_gradient(), "PNG")[:60], "."),

@@ -9,6 +9,8 @@ import tensorflow.compat.v1 as tf
 from PIL import Image
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
+from common.errors import UserError
+
 WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 
 _BATCH_SIZES = (1, 8, 16, 32, 64)
@@ -35,11 +37,11 @@ def write_warmup_requests(
         num_requests: requests of each size.
 
     Raises:
-        ValueError: more requests than the 1,000 that TensorFlow Serving takes.
+        UserError: more requests than the 1,000 that TensorFlow Serving takes.
     """
     batch_sizes = batch_sizes or _BATCH_SIZES
     if num_requests * len(batch_sizes) > _MAX_REQUESTS:
-        raise ValueError(
+        raise UserError(
             f"{num_requests} warm-up requests for each of {len(batch_sizes)} batch sizes: "
             f"TensorFlow Serving takes {_MAX_REQUESTS} in all."
         )

@@ -1,0 +1,214 @@
+"""A user's own images -> names of classes and probabilities."""
+
+import collections
+import csv
+import glob
+import io
+import json
+import os
+from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+import inception_preprocessing
+from common import accelerator, image_sources, tfrecords
+from common.errors import UserError
+from common.hparams import HParams
+
+TOP_K = 5
+
+
+class Answer(NamedTuple):
+    """What the network says of one file: the most probable classes first, or an error."""
+
+    path: str
+    classes: Tuple[int, ...] = ()
+    probabilities: Tuple[float, ...] = ()
+    error: Optional[str] = None
+
+
+def find_images(patterns: Sequence[str]) -> List[str]:
+    """Paths of the images that files, folders and patterns name, each once, in their order.
+
+    A folder stands for all files with an image's suffix in it and below it, a pattern like
+    'photos/*.jpg' ('**': any depth) for what it matches. Several may stand in one string with
+    commas between them. What does not exist stays in the list, to be reported with the others.
+
+    Raises:
+        UserError: no image at all.
+    """
+    paths = []
+    for pattern in patterns:
+        parts = [pattern] if os.path.exists(pattern) else pattern.split(",")
+        for part in filter(None, parts):
+            if os.path.isdir(part):
+                paths += _images_below(part)
+            elif os.path.exists(part):
+                paths.append(part)
+            else:
+                paths += sorted(glob.glob(part, recursive=True)) or [part]
+    if not paths:
+        raise UserError(f"--image_paths={','.join(patterns)}: there are no images there.")
+    return list(dict.fromkeys(paths))
+
+
+def _images_below(folder: str) -> List[str]:
+    files = [os.path.join(d, name) for d, _, names in os.walk(folder) for name in names]
+    images = [f for f in files if os.path.splitext(f)[1].lower() in image_sources.IMAGE_SUFFIXES]
+    if len(images) < len(files):
+        others = len(files) - len(images)
+        tf.logging.info("%s: %d files without an image's suffix are left out.", folder, others)
+    return sorted(images)
+
+
+def classify(
+    estimator: tf.estimator.Estimator, checkpoint: str, hparams: HParams, paths: Sequence[str]
+) -> Iterator[Answer]:
+    """Gives the answer for each image, in order.
+
+    Args:
+        estimator: of the model function.
+        checkpoint: prefix of the checkpoint to take.
+        hparams: of the network; `eval_batch_size` images run together.
+        paths: files of any format that TensorFlow or Pillow reads.
+    """
+    # What was handed to the network, in order, and what could not be.
+    handed_in = collections.deque()
+    batch_size = min(hparams.eval_batch_size, len(paths))
+    shape = [hparams.image_size, hparams.image_size, 3]
+
+    def images():
+        read = ImageReader(hparams.image_size)
+        count = 0
+        for path in paths:
+            try:
+                image = read(path)
+            except UserError as error:
+                handed_in.append(Answer(path, error=str(error)))
+            else:
+                handed_in.append(Answer(path))
+                count += 1
+                yield image
+        # The NPU takes whole batches only.
+        for _ in range(-count % batch_size):
+            yield np.zeros(shape, np.float32)
+
+    def input_fn():
+        dataset = tf.data.Dataset.from_generator(images, tf.float32, shape)
+        return dataset.batch(batch_size, drop_remainder=True).prefetch(1)
+
+    for prediction in estimator.predict(input_fn, checkpoint_path=checkpoint):
+        while handed_in and handed_in[0].error:
+            yield handed_in.popleft()
+        if not handed_in:
+            break
+        yield _answer(handed_in.popleft().path, prediction["probabilities"])
+    yield from handed_in
+
+
+def _answer(path: str, probabilities: np.ndarray) -> Answer:
+    best = np.argsort(-probabilities, kind="stable")[:TOP_K]
+    return Answer(path, tuple(best.tolist()), tuple(probabilities[best].tolist()))
+
+
+class ImageReader:
+    """Files -> evaluation's float32 images [size, size, 3] in [-1, 1].
+
+    Pillow reads what TensorFlow does not (TIFF, WebP, ...), in the way data conversion does.
+    """
+
+    def __init__(self, image_size: int):
+        graph = tf.Graph()
+        with graph.as_default():
+            self._encoded = tf.placeholder(tf.string, [])
+            self._image = inception_preprocessing.preprocess_bytes(self._encoded, image_size)
+        self._session = accelerator.CpuSession(graph)
+
+    def __call__(self, path: str) -> np.ndarray:
+        """Raises UserError where the file is missing or no image; the message does not name it."""
+        try:
+            with open(path, "rb") as file:
+                encoded = file.read()
+        except FileNotFoundError:
+            raise UserError("there is no such file") from None
+        except OSError as error:
+            raise UserError(error.strerror) from error
+        try:
+            return self._decode(encoded)
+        except tf.errors.OpError:
+            return self._decode_with_pillow(encoded)
+
+    def _decode(self, encoded: bytes) -> np.ndarray:
+        return self._session.run(self._image, {self._encoded: encoded})
+
+    def _decode_with_pillow(self, encoded: bytes) -> np.ndarray:
+        try:
+            return self._decode(image_sources.to_jpeg(encoded).encoded)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        except tf.errors.OpError as error:
+            raise UserError(error.message.splitlines()[0]) from error
+
+
+# Output ------------------------------------------------------------------------------------------
+
+
+def printable(path: str) -> str:
+    """A path without what UTF-8 cannot hold: file names are bytes."""
+    return path.encode("utf-8", "replace").decode("utf-8")
+
+
+def text(answer: Answer, names: Sequence[str]) -> str:
+    """An answer for the terminal: the path, and a line for each class; or one line."""
+    path = printable(answer.path)
+    if answer.error:
+        return f"{path}: {answer.error}"
+    lines = [
+        f"{probability:9.2%}  {names[label]}"
+        for label, probability in zip(answer.classes, answer.probabilities)
+    ]
+    return "\n".join([path, *lines])
+
+
+def write_answers(path: str, answers: Sequence[Answer], names: Sequence[str]):
+    """Writes answers as CSV if the path ends so, else as JSON lines; whole or not at all.
+
+    CSV: path, rank (from 1), class, name, probability, error; a row for each class. JSON: an
+    object a line, {"path", "predictions": [{"class", "name", "probability"}, ...]} or
+    {"path", "error"}.
+    """
+    as_text = _csv if path.endswith(".csv") else _json_lines
+    tfrecords.write_text(path, as_text(answers, names))
+
+
+def _csv(answers, names) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["path", "rank", "class", "name", "probability", "error"])
+    for answer in answers:
+        path = printable(answer.path)
+        if answer.error:
+            writer.writerow([path, "", "", "", "", answer.error])
+        for i, (label, probability) in enumerate(zip(answer.classes, answer.probabilities), 1):
+            writer.writerow([path, i, label, names[label], probability, ""])
+    return file.getvalue()
+
+
+def _json_lines(answers, names) -> str:
+    return "".join(
+        json.dumps(_as_dict(answer, names), ensure_ascii=False) + "\n" for answer in answers
+    )
+
+
+def _as_dict(answer, names):
+    path = printable(answer.path)
+    if answer.error:
+        return {"path": path, "error": answer.error}
+    return {
+        "path": path,
+        "predictions": [
+            {"class": label, "name": names[label], "probability": probability}
+            for label, probability in zip(answer.classes, answer.probabilities)
+        ],
+    }

@@ -1,0 +1,252 @@
+"""A user's own images: the same answers as evaluation's, and one line for what is no image."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+from PIL import Image
+
+import amoeba_net_model
+import prediction
+import serving
+from common import accelerator
+from common.errors import UserError
+
+pytestmark = pytest.mark.xdist_group("tiny_model")
+_ROOT = os.path.dirname(os.path.abspath(__file__))
+
+
+@pytest.fixture(scope="module")
+def estimator(tiny_model):
+    model = amoeba_net_model.AmoebaNetEstimatorModel(tiny_model.hparams, tiny_model.model_dir)
+    return accelerator.Accelerator().estimator(
+        model.model_fn, tiny_model.model_dir, save_checkpoints_steps=1
+    )
+
+
+@pytest.fixture
+def classify(tiny_model, estimator):
+    def run(paths):
+        return list(
+            prediction.classify(estimator, tiny_model.checkpoint, tiny_model.hparams, paths)
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def image_dir(tiny_model, tmp_path_factory):
+    """The tiny model's images as files."""
+    directory = tmp_path_factory.mktemp("images")
+    for i, encoded in enumerate(tiny_model.images):
+        (directory / f"{i:02d}.jpg").write_bytes(encoded)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def odd_dir(tmp_path_factory):
+    """Images of unusual kinds (names in small letters), and what is no image (in capitals)."""
+    directory = tmp_path_factory.mktemp("odd")
+    noise = np.random.RandomState(0).randint(0, 256, (60, 80, 4)).astype(np.uint8)
+    image = Image.fromarray(noise[..., :3])
+    image.convert("L").save(str(directory / "grey.jpg"))
+    image.convert("CMYK").save(str(directory / "cmyk.jpg"))
+    image.convert("L").save(str(directory / "grey.png"))
+    image.convert("P").save(str(directory / "palette.png"))
+    image.convert("1").save(str(directory / "bilevel.png"))
+    Image.fromarray(noise).save(str(directory / "alpha.png"))
+    Image.fromarray(noise[..., 0].astype(np.int32) * 257).save(str(directory / "16_bits.png"))
+    image.save(str(directory / "plain.bmp"))
+    image.save(str(directory / "plain.tiff"))
+    image.save(str(directory / "plain.webp"))
+    image.save(str(directory / "still.gif"))
+    image.save(str(directory / "animated.gif"), save_all=True, append_images=[image.rotate(90)])
+    image.resize((1, 1)).save(str(directory / "one_pixel.png"))
+    image.resize((1, 1)).save(str(directory / "one_pixel.jpg"))
+    image.resize((8000, 6000)).save(str(directory / "large.jpg"))
+    image.save(str(directory / "suffix_of_another.png"), "JPEG")
+    image.save(str(directory / "name, with ü.jpg"))
+
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG")
+    half = len(buffer.getvalue()) // 2
+    (directory / "TRUNCATED.jpg").write_bytes(buffer.getvalue()[:half])
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    (directory / "TRUNCATED.png").write_bytes(buffer.getvalue()[:half])
+    (directory / "EMPTY.jpg").write_bytes(b"")
+    (directory / "TWO_BYTES.jpg").write_bytes(b"\xff\xd8")
+    (directory / "TEXT.png").write_text("not an image")
+    return directory
+
+
+def test_answers_are_those_of_the_saved_model(tiny_model, classify, image_dir, tmp_path):
+    path = serving.export_saved_model(
+        tiny_model.checkpoint, tiny_model.hparams, str(tmp_path), ["labels"]
+    )
+    with tf.Graph().as_default(), tf.Session() as session:
+        signature = tf.saved_model.load(session, ["serve"], path).signature_def["serving_default"]
+        expected = session.run(
+            signature.outputs["probabilities"].name,
+            {signature.inputs["input"].name: tiny_model.images},
+        )
+    answers = classify(prediction.find_images([str(image_dir)]))
+    assert len(answers) == len(tiny_model.images)
+    for answer, probabilities in zip(answers, expected):
+        assert list(answer.probabilities) == pytest.approx(
+            sorted(probabilities, reverse=True)[:5], abs=1e-4
+        )
+        assert answer.classes[0] == probabilities.argmax()
+
+
+def test_odd_images_and_others_beside_them(classify, odd_dir):
+    paths = [*prediction.find_images([str(odd_dir)]), str(odd_dir / "MISSING.jpg")]
+    answers = {os.path.basename(answer.path): answer for answer in classify(paths)}
+    assert len(answers) == len(paths)
+    for name, answer in answers.items():
+        if name.islower():
+            assert answer.error is None, name
+            assert len(answer.classes) == 5 and 0 < sum(answer.probabilities) <= 1.0001
+        else:
+            assert answer.error and "\n" not in answer.error, name
+            assert not answer.classes
+    assert answers["plain.bmp"].probabilities == pytest.approx(
+        answers["still.gif"].probabilities, abs=0.05
+    )
+    assert answers["animated.gif"].probabilities == answers["still.gif"].probabilities
+
+
+def test_no_image_can_be_read(classify, odd_dir):
+    answers = classify([str(odd_dir / "EMPTY.jpg"), str(odd_dir / "TEXT.png")])
+    assert [answer.error for answer in answers] == ["is empty", "cannot identify image file"]
+
+
+def test_find_images(odd_dir, tmp_path):
+    (tmp_path / "folder").mkdir()
+    for name in ("b.JPG", "a.png", "readme.txt", "a,b.jpg", "folder/c.gif"):
+        (tmp_path / name).write_text("")
+
+    def found(*patterns):
+        paths = prediction.find_images([str(tmp_path / pattern) for pattern in patterns])
+        return [os.path.relpath(path, str(tmp_path)) for path in paths]
+
+    assert found("") == ["a,b.jpg", "a.png", "b.JPG", "folder/c.gif"]
+    assert found("*.png", "readme.txt", "a.png") == ["a.png", "readme.txt"]
+    assert found("**/*.gif") == ["folder/c.gif"]
+    assert found("a,b.jpg") == ["a,b.jpg"]
+    assert found(f"a.png,{tmp_path}/b.JPG") == ["a.png", "b.JPG"]
+    assert found("missing*.jpg") == ["missing*.jpg"]
+    with pytest.raises(UserError, match="no images"):
+        prediction.find_images([""])
+
+
+def test_written_answers(tmp_path):
+    answers = [
+        prediction.Answer("a.jpg", (2, 0), (0.75, 0.25)),
+        prediction.Answer("b\udcff.jpg", error="is empty"),
+    ]
+    names = ["background", "cat, tabby", "dög"]
+    prediction.write_answers(str(tmp_path / "out.csv"), answers, names)
+    with open(str(tmp_path / "out.csv"), encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == ["dög", "background", ""]
+    assert rows[0]["rank"] == "1" and float(rows[0]["probability"]) == 0.75
+    assert rows[2]["path"] == "b?.jpg" and rows[2]["error"] == "is empty"
+    prediction.write_answers(str(tmp_path / "out.jsonl"), answers, names)
+    with open(str(tmp_path / "out.jsonl"), encoding="utf-8") as file:
+        lines = [json.loads(line) for line in file]
+    assert lines[0]["predictions"][0] == {"class": 2, "name": "dög", "probability": 0.75}
+    assert lines[1] == {"path": "b?.jpg", "error": "is empty"}
+
+
+def run_program(tiny_model, *flags):
+    hparams = tiny_model.hparams
+    names = ("num_cells", "reduction_size", "stem_reduction_size", "image_size", "use_aux_head")
+    names += ("num_label_classes", "batch_norm_epsilon", "num_eval_images", "eval_batch_size")
+    return subprocess.run(
+        [sys.executable, os.path.join(_ROOT, "amoeba_net.py")]
+        + [f"--{name}={getattr(hparams, name)}" for name in names]
+        + list(flags),
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_program_classifies_images(tiny_model, image_dir, odd_dir, tmp_path):
+    output = str(tmp_path / "answers.jsonl")
+    done = run_program(
+        tiny_model,
+        "--mode=predict",
+        f"--model_dir={tiny_model.model_dir}",
+        f"--data_dir={tiny_model.data_dir}",
+        f"--image_paths={image_dir}/0*.jpg,{odd_dir}/EMPTY.jpg",
+        f"--predictions_file={output}",
+    )
+    assert done.returncode == 1
+    assert done.stderr.endswith("amoeba_net.py: 1 of 11 images could not be read; see above.\n")
+    assert f"{odd_dir}/EMPTY.jpg: is empty\n" in done.stdout
+    assert done.stdout.count("%  digit") + done.stdout.count("%  background") == 50
+    with open(output) as file:
+        assert ["error" in json.loads(line) for line in file] == [False] * 10 + [True]
+
+
+def test_program_exports(tiny_model, tmp_path):
+    done = run_program(
+        tiny_model,
+        "--mode=export",
+        f"--checkpoint_path={tiny_model.checkpoint}",
+        f"--data_dir={tiny_model.data_dir}",
+        f"--export_dir={tmp_path}",
+        "--export_format=saved_model,frozen_graph",
+        "--add_warmup_requests",
+    )
+    assert done.returncode == 0, done.stderr
+    *files, version = sorted(os.listdir(str(tmp_path)), key=str.isdigit)
+    assert set(files) == {"atc.sh", "frozen_graph.pb", "labels.txt"}
+    assert os.path.exists(str(tmp_path / version / "assets.extra" / "tf_serving_warmup_requests"))
+
+
+def _truncate(path):
+    with open(path, "r+b") as file:
+        file.truncate(os.path.getsize(path) // 2)
+
+
+@pytest.mark.parametrize("damage", [os.remove, _truncate])
+@pytest.mark.parametrize("part", ["index", "data-00000-of-00001"])
+def test_half_written_checkpoint(tiny_model, damage, part, tmp_path):
+    for name in os.listdir(tiny_model.model_dir):
+        with open(os.path.join(tiny_model.model_dir, name), "rb") as file:
+            (tmp_path / name).write_bytes(file.read())
+    checkpoint = str(tmp_path / os.path.basename(tiny_model.checkpoint))
+    damage(f"{checkpoint}.{part}")
+    with pytest.raises(UserError, match=f"checkpoint (at )?{checkpoint}") as caught:
+        serving.freeze(checkpoint, tiny_model.hparams)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--mode=export", "--model_dir={}"], "--export_dir is missing: where"),
+        (["--mode=export", "--model_dir={}", "--export_dir={}"], "There is no checkpoint in {}:"),
+        (
+            ["--mode=export", "--model_dir={}", "--export_dir={}", "--export_format=onnx"],
+            "--export_format=onnx: expected saved_model or frozen_graph.",
+        ),
+        (["--mode=eval", "--model_dir={}", "--data_dir={}", "--image_paths=a"], "--image_paths is"),
+        (
+            ["--mode=predict", "--model_dir={}", "--image_paths=a", "--predictions_file={}/b/c"],
+            "--predictions_file={}/b/c: expected a file in a directory that exists.",
+        ),
+    ],
+)
+def test_wrong_flags(tiny_model, tmp_path, flags, message):
+    done = run_program(tiny_model, *(flag.format(tmp_path) for flag in flags))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"amoeba_net.py: {message.format(tmp_path)}")
