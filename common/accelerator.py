@@ -142,7 +142,9 @@ class Accelerator:
     def session_config(self) -> tf.ConfigProto:
         config = tf.ConfigProto(allow_soft_placement=True)
         config.device_count["GPU"] = 0
-        # One pass of the graph optimisers finds what two find, in half of the time.
+        # Of the graph optimisers only fusing makes this network faster on a CPU (evaluation by a
+        # tenth); the others take longer before the first step than the rest of the start.
+        config.graph_options.rewrite_options.optimizers.append("remap")
         config.graph_options.rewrite_options.meta_optimizer_iterations = RewriterConfig.ONE
         return config
 
@@ -206,6 +208,7 @@ class _Gpu(Accelerator):
     def session_config(self):
         config = super().session_config()
         config.ClearField("device_count")
+        config.ClearField("graph_options")
         config.gpu_options.allow_growth = True
         return config
 
