@@ -1,0 +1,99 @@
+"""Accuracy through .bin files is evaluation's, image for image."""
+
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+import amoeba_net_model
+import serving
+from common import accelerator
+from common.errors import UserError
+from scripts import offline_inference
+
+pytestmark = pytest.mark.xdist_group("tiny_model")
+
+
+def run(*args):
+    return subprocess.run(
+        [sys.executable, offline_inference.__file__, *map(str, args)],
+        capture_output=True,
+        text=True,
+    )
+
+
+def evaluate(tiny_model):
+    """{k: right answers} of what --mode=eval runs."""
+    hparams = tiny_model.hparams
+    model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, tiny_model.model_dir)
+    estimator = accelerator.Accelerator().estimator(model.model_fn, tiny_model.model_dir, 1)
+    pipeline = amoeba_net_model.InputPipeline(False, tiny_model.data_dir, hparams)
+    metrics = estimator.evaluate(pipeline.input_fn, checkpoint_path=tiny_model.checkpoint)
+    return {k: metrics[f"top_{k}_accuracy"] * hparams.num_eval_images for k in (1, 5)}
+
+
+def test_write_run_and_score(tiny_model, tmp_path):
+    graph = serving.export_frozen_graph(
+        tiny_model.checkpoint, tiny_model.hparams, str(tmp_path), ["labels"]
+    )
+    batches, outputs = tmp_path / "batches", tmp_path / "outputs"
+    # 60 images: another batch size than evaluation's, and a last batch that is not full.
+    written = run(
+        *("write", f"--data_dir={tiny_model.data_dir}", f"--batches_dir={batches}"),
+        *("--batch_size=7", f"--image_size={tiny_model.hparams.image_size}"),
+    )
+    assert written.returncode == 0, written.stderr
+    assert (batches / "8.bin").stat().st_size == 7 * 40 * 40 * 3 * 4
+    early = run("score", f"--batches_dir={batches}", f"--outputs_dir={outputs}")
+    assert early.returncode == 1
+    assert early.stderr == f"offline_inference.py: {outputs}/0_output_0.bin is missing.\n"
+    ran = run(
+        *("run", f"--frozen_graph={graph}"),
+        *(f"--batches_dir={batches}", f"--outputs_dir={outputs}"),
+    )
+    assert ran.returncode == 0, ran.stderr
+    scored = run("score", f"--batches_dir={batches}", f"--outputs_dir={outputs}")
+    found = re.findall(r"^top_(\d)_accuracy = ([\d.]+) \((\d+) of 60\)$", scored.stdout, re.M)
+    assert {int(k): float(count) for k, _, count in found} == pytest.approx(evaluate(tiny_model))
+    assert [float(accuracy) for _, accuracy, _ in found] == pytest.approx(
+        [int(count) / 60 for _, _, count in found]
+    )
+
+
+def test_wrong_outputs(tmp_path):
+    (tmp_path / "batches.json").write_text(
+        '{"batch_size": 2, "image_size": 1, "labels": [1, 2, 1]}'
+    )
+    directory = str(tmp_path)
+
+    def output(i, numbers):
+        np.ones(numbers, "<f4").tofile(str(tmp_path / f"{i}_output_0.bin"))
+
+    output(0, 7)
+    with pytest.raises(UserError, match=r"0_output_0.bin holds 7 float32 numbers: expected 2 tim"):
+        offline_inference.score(directory, directory)
+    output(0, 4)
+    with pytest.raises(UserError, match=r"number of classes, which is above 2\."):
+        offline_inference.score(directory, directory)
+    output(0, 6)
+    output(1, 8)
+    with pytest.raises(UserError, match=r"for 4 classes, 0_output_0.bin for 3\."):
+        offline_inference.score(directory, directory)
+    output(1, 6)
+    assert offline_inference.score(directory, directory)["images"] == 3
+    with pytest.raises(UserError, match=r"batches.json is missing"):
+        offline_inference.score(os.path.join(directory, "other"), directory)
+
+
+def test_top_k_counts_as_tensorflow():
+    random = np.random.RandomState(0)
+    scores = random.randint(0, 6, (200, 9)).astype(np.float32)  # Many ties.
+    labels = random.randint(0, 9, 200)
+    with tf.Graph().as_default(), tf.Session() as session:
+        for k in (1, 5):
+            hits = session.run(tf.nn.in_top_k(scores, labels, k))
+            assert offline_inference.count_top_k(scores, labels, k) == hits.sum()
