@@ -22,7 +22,7 @@ import model_builder
 import model_specs
 import prediction
 import serving
-from common import accelerator, checkpoints, results
+from common import accelerator, allocator, checkpoints, results
 from common.errors import UserError
 from common.hooks import LastValueHook, SessionTimingHook, ThroughputHook
 from common.hparams import HParams
@@ -82,6 +82,9 @@ flags.DEFINE_float("gradient_clipping_by_global_norm", 0.0, "Largest gradient no
 # Data.
 flags.DEFINE_integer("num_train_images", 1281167, "Images of one epoch.", 1)
 flags.DEFINE_integer("num_eval_images", 50000, "Validation images to evaluate.", 1)
+flags.DEFINE_enum("on_bad_record", "fail", ["fail", "skip"], "Stop at bad records, or not.")
+flags.DEFINE_float("max_bad_fraction", 0.001, "Skip: stop where more is bad.", 0.0, 1.0)
+flags.DEFINE_boolean("deterministic_input", False, "Same seed, same batches; slower.")
 flags.DEFINE_boolean("augment", True, "Crop, flip and distort training images; else as in eval.")
 flags.DEFINE_boolean("use_fast_color_distort", True, "Shift colours only; else distort them fully.")
 flags.DEFINE_float("cb_distortion_range", 0.1, "Largest shift of blue chroma.", 0.0, 1.0)
@@ -130,6 +133,7 @@ def main(argv):
     deprecation._PRINT_DEPRECATION_WARNINGS = False
     tf.logging.set_verbosity(tf.logging.INFO)
     logging.getLogger("tensorflow").propagate = False  # absl's handler would repeat each line.
+    allocator.keep_large_buffers()
     try:
         hparams = hparams_from_flags()
         take_dataset_info(hparams)
@@ -248,7 +252,8 @@ class Run:
             yield_single_examples=False,
         )
         num_batches = amoeba_net_model.num_eval_batches(self.hparams)
-        count = sum(1 for _ in tqdm.tqdm(batches, total=num_batches, unit="batch"))
+        with self.eval_input.naming_bad_records():
+            count = sum(1 for _ in tqdm.tqdm(batches, total=num_batches, unit="batch"))
         speed = timing.compute_speed(count * self.hparams.eval_batch_size)
         tf.logging.info("Inference speed = %s images per second.", speed)
         self.record("predict", checkpoint, {}, timing.statistics(self.hparams.eval_batch_size))
@@ -300,9 +305,11 @@ class Run:
             return
         throughput = ThroughputHook(self.hparams.train_batch_size, self.model_dir)
         loss = LastValueHook("total_loss:0")
-        self.estimator.train(
-            self.train_input.input_fn, hooks=[throughput, loss], max_steps=max_steps
-        )
+        self.train_input.start_step = self.current_step()
+        with self.train_input.naming_bad_records():
+            self.estimator.train(
+                self.train_input.input_fn, hooks=[throughput, loss], max_steps=max_steps
+            )
         metrics = {"loss": loss.value}
         figures = {**throughput.statistics(), "losses": loss.history}
         self.record("train", checkpoints.latest(self.model_dir), metrics, figures)
@@ -313,16 +320,22 @@ class Run:
             tf.logging.info("Rank %d leaves evaluation to rank 0.", self.device.rank)
             return
         timing = SessionTimingHook()
-        metrics = self.estimator.evaluate(
-            self.eval_input.input_fn,
-            steps=amoeba_net_model.num_eval_batches(self.hparams),
-            hooks=[timing],
-            checkpoint_path=checkpoint,
-        )
+        with self.eval_input.naming_bad_records():
+            metrics = self.estimator.evaluate(
+                self.eval_input.input_fn,
+                steps=amoeba_net_model.num_eval_batches(self.hparams),
+                hooks=[timing],
+                checkpoint_path=checkpoint,
+            )
+        wanted = amoeba_net_model.num_evaluated_images(self.hparams)
+        images = self.eval_input.num_images or wanted
+        if images < wanted:
+            tf.logging.warning("Only %d of %d images could be evaluated.", images, wanted)
+            metrics["loss"] *= wanted / images  # The model divides by what it expects.
         names = ("loss", "top_1_accuracy", "top_5_accuracy", "global_step")
         tf.logging.info("Evaluation results: %s", {name: metrics[name] for name in names})
         metrics.pop("global_step")
-        metrics["images"] = amoeba_net_model.num_evaluated_images(self.hparams)
+        metrics["images"] = images
         self.record("eval", checkpoint, metrics, timing.statistics(self.hparams.eval_batch_size))
 
     def record(self, kind: str, checkpoint: str, metrics: dict, speed: dict):
@@ -401,6 +414,8 @@ def check_flags(hparams: HParams):
     for name in ("moving_average_decay", "batch_norm_decay"):
         if FLAGS[name].value >= 1:
             raise UserError(f"--{name}={FLAGS[name].value}: expected a number below 1.")
+    if hparams.deterministic_input and hparams.random_seed is None:
+        raise UserError("--deterministic_input needs --random_seed: the same seed, the same input.")
     _check_image_size(hparams)
     _check_export()
     _check_image_paths()
@@ -455,9 +470,9 @@ def check_directories(hparams: HParams):
         return
     if not hparams.synthetic_data:
         if FLAGS.mode.startswith("train"):
-            imagenet_input.find_shards(FLAGS.data_dir, "train")
+            imagenet_input.find_shards(FLAGS.data_dir, "train", hparams)
         if FLAGS.mode != "train":
-            imagenet_input.check_num_eval_images(FLAGS.data_dir, hparams.num_eval_images)
+            imagenet_input.check_num_eval_images(FLAGS.data_dir, hparams)
     marker = os.path.join(FLAGS.model_dir, f".write_test{os.getpid()}")
     try:
         tf.io.gfile.makedirs(FLAGS.model_dir)

@@ -26,6 +26,9 @@ def build_hparams(cell_name: str = "amoeba_net_d") -> HParams:
         eval_drop_remainder=False,
         synthetic_data=False,
         random_seed=None,
+        deterministic_input=False,
+        on_bad_record="fail",  # Or 'skip'.
+        max_bad_fraction=0.001,
         # Training preprocessing; without `augment` it is evaluation's.
         augment=True,
         use_fast_color_distort=True,

@@ -1,11 +1,16 @@
 """TFRecord files of ImageNet's layout -> batches."""
 
-from typing import Callable, Optional, Sequence, Tuple
+import contextlib
+import os
+from typing import Callable, Dict, Optional, Sequence, Tuple
 
+import numpy as np
 import tensorflow.compat.v1 as tf
+from google.protobuf.message import DecodeError
 
 import inception_preprocessing
 from common import tfrecords
+from common.bad_records import NO_RECORD, BadRecords
 from common.errors import UserError
 from common.hparams import HParams
 
@@ -15,30 +20,61 @@ PADDING_LABEL = -1
 _READ_BUFFER_BYTES = 256 * 1024
 _FILES_OPEN = 16
 _SHUFFLE_IMAGES = 1024
+# Records that are noted together; noting them one by one would cost as much as flipping.
+_NOTED_TOGETHER = 64
+# Processes that share the cores of a host, at most: the Ascend 910's hosts have eight of them.
+_PROCESSES_PER_HOST = 8
+
+_FEATURES = {
+    "image/encoded": tf.FixedLenFeature([], tf.string),
+    "image/class/label": tf.FixedLenFeature([], tf.int64),
+}
 
 
-def find_shards(data_dir: str, split: str):
-    """`tfrecords.find_shards` with a message for the user where there is none."""
+def find_shards(data_dir: str, split: str, hparams: HParams) -> Sequence[str]:
+    """`tfrecords.find_shards`, of a set that is complete unless bad records may be skipped.
+
+    Raises:
+        UserError: there is none, or more is missing than `hparams` allow.
+    """
     try:
-        return tfrecords.find_shards(data_dir, split)
-    except ValueError as error:
+        files = tfrecords.find_shards(data_dir, split)
+        missing = tfrecords.missing_shards(files)
+    except UserError as error:
         raise UserError(f"--data_dir: {error}") from error
+    if missing:
+        found = f"{len(missing)} of {len(files) + len(missing)} {split} shards are missing"
+        found = f"--data_dir={data_dir}: {found}, {missing[0]} for one"
+        if hparams.on_bad_record == "fail":
+            raise UserError(f"{found}; complete them, or set --on_bad_record=skip.")
+        if len(missing) > hparams.max_bad_fraction * (len(files) + len(missing)):
+            raise UserError(
+                f"{found}; --max_bad_fraction={hparams.max_bad_fraction:g} are allowed."
+            )
+        tf.logging.warning("%s.", found)
+    return files
 
 
-def check_num_eval_images(data_dir: str, num_eval_images: int):
-    """Checks that the validation files hold as many images as are to be evaluated."""
-    files = find_shards(data_dir, "validation")
-    try:
-        found = tfrecords.count_records(files)
-    except ValueError as error:
-        raise UserError(f"--data_dir: {error}") from error
-    if found < num_eval_images:
+def check_num_eval_images(data_dir: str, hparams: HParams):
+    """Checks that the validation files hold as many images as are to be evaluated.
+
+    Raises:
+        UserError: they do not, or a file is damaged and damage is not to be skipped.
+    """
+    files = find_shards(data_dir, "validation", hparams)
+    found, wanted = 0, hparams.num_eval_images
+    for path in files:
+        records, problem = tfrecords.scan_shard(path)
+        found += records
+        if problem and hparams.on_bad_record == "fail":
+            raise UserError(f"--data_dir: {problem} Mend it, or set --on_bad_record=skip.")
+    if found < wanted and hparams.on_bad_record == "fail":
         raise UserError(
-            f"--num_eval_images={num_eval_images}: the {len(files)} validation files in "
+            f"--num_eval_images={wanted}: the {len(files)} validation files in "
             f"{data_dir} hold {found} images. Set it to {found}, or complete the files."
         )
-    if found > num_eval_images:
-        tf.logging.warning("Evaluating the first %d of %d images.", num_eval_images, found)
+    if found != wanted:
+        tf.logging.warning("%d images are there, and %d are to be evaluated.", found, wanted)
 
 
 class InputPipeline:
@@ -54,6 +90,10 @@ class InputPipeline:
         eval_from_hub: images in [0, 1], as TF-Hub modules take them, not in [-1, 1].
         sharding: where several processes train together, gives their number and this one's index;
             each reads a share of the training images, and a share of every batch.
+
+    Attributes:
+        start_step: the global step training goes on from; with `hparams.random_seed` it makes the
+            order and the distortions others than from step 0.
     """
 
     def __init__(
@@ -68,7 +108,9 @@ class InputPipeline:
         self.data_dir = data_dir
         self.hparams = hparams
         self.eval_from_hub = eval_from_hub
+        self.start_step = 0
         self._sharding = sharding if is_training and sharding else lambda: (1, 0)
+        self._bad_records = None
 
     @property
     def batch_size(self) -> int:
@@ -81,63 +123,136 @@ class InputPipeline:
         batch_size = (params or {}).get("batch_size", self.batch_size)
         if self.hparams.synthetic_data:
             return self._synthetic(batch_size)
-        dataset = self._examples()
-        if self.is_training:
-            dataset = dataset.batch(batch_size, drop_remainder=True)
-        else:
-            dataset = self._padded_batches(dataset, batch_size)
-        return dataset.prefetch(2)
+        split = "train" if self.is_training else "validation"
+        files = find_shards(self.data_dir, split, self.hparams)
+        self._bad_records = self._bad_records_of(files, batch_size)
+        dataset = self._examples(self._records(files))
+        if not self.is_training:
+            dataset = self._padded(dataset, batch_size)
+        dataset = dataset.batch(batch_size, drop_remainder=True)
+        dataset = dataset.apply(
+            tf.data.experimental.take_while(
+                lambda image, label, number: _call(self._bad_records.leave, tf.bool, number)
+            )
+        )
+        dataset = dataset.map(lambda images, labels, number: (images, labels))
+        return dataset.prefetch(2).with_options(self._options())
 
-    def _examples(self) -> tf.data.Dataset:
-        """Single examples; in training shuffled and repeated."""
+    @property
+    def num_images(self) -> int:
+        """Images in the batches so far, without padding and bad records; 0 for synthetic data."""
+        return self._bad_records.num_left if self._bad_records else 0
+
+    @contextlib.contextmanager
+    def naming_bad_records(self):
+        """Around what reads the batches: raises UserError where bad records ended them."""
+        self._bad_records = None
+        try:
+            yield
+        except tf.errors.OpError:
+            self._check()
+            raise
+        self._check()
+
+    def _check(self):
+        if self._bad_records:
+            self._bad_records.check()
+
+    def _bad_records_of(self, files: Sequence[str], batch_size: int) -> BadRecords:
         hparams = self.hparams
-        files = find_shards(self.data_dir, "train" if self.is_training else "validation")
-        dataset = tf.data.Dataset.from_tensor_slices(files)
-        if self.is_training:
-            dataset, files, read = self._share(dataset, files)
-            dataset = dataset.shuffle(len(files), seed=hparams.random_seed)
-            dataset = dataset.interleave(read, cycle_length=min(_FILES_OPEN, len(files)))
-            dataset = dataset.shuffle(_SHUFFLE_IMAGES, seed=hparams.random_seed).repeat()
-        else:
-            dataset = dataset.flat_map(_read_file).take(hparams.num_eval_images)
-        return dataset.map(self.parse_example, num_parallel_calls=tf.data.experimental.AUTOTUNE)
+        shares = self._sharding()[0]
+        num_images = hparams.num_train_images if self.is_training else hparams.num_eval_images
+        return BadRecords(
+            files,
+            lambda record: find_problem(record, hparams.num_label_classes),
+            capacity=batch_size + _NOTED_TOGETHER + self._parallel_calls(),
+            on_bad_record=hparams.on_bad_record,
+            max_bad_fraction=hparams.max_bad_fraction,
+            num_images=num_images // shares,
+            known_counts=_known_counts(self.data_dir, files),
+            raise_errors=not self.is_training,
+        )
 
-    def _share(self, dataset: tf.data.Dataset, files: Sequence[str]):
-        """What to read of this process's share: (dataset of files, the files, reader of a file).
+    # Reading -------------------------------------------------------------------------------------
+
+    def _records(self, files: Sequence[str]) -> tf.data.Dataset:
+        """(number, file number, index in the file, record) of each; in training without end.
+
+        All but the record are int64. A record that cannot be read is empty.
+        """
+        if self.is_training:
+            numbers, part_numbers, parts = self._share(len(files))
+            dataset = tf.data.Dataset.from_tensor_slices((numbers, part_numbers))
+            dataset = dataset.shuffle(len(numbers), seed=self._seed())
+            dataset = dataset.interleave(
+                lambda file, part: self._read_file(files, file, parts, part),
+                cycle_length=min(_FILES_OPEN, len(numbers)),
+            )
+            dataset = dataset.shuffle(_SHUFFLE_IMAGES, seed=self._seed()).repeat()
+        else:
+            dataset = tf.data.Dataset.range(len(files))
+            dataset = dataset.flat_map(lambda file: self._read_file(files, file))
+            dataset = dataset.take(self.hparams.num_eval_images)
+        # What is noted goes through in batches, which are made and undone without copying.
+        dataset = dataset.enumerate().batch(_NOTED_TOGETHER)
+        dataset = dataset.apply(
+            tf.data.experimental.take_while(
+                lambda number, record: _call(
+                    self._bad_records.enter, tf.bool, number, record[0], record[1][0]
+                )
+            )
+        )
+        return dataset.unbatch()
+
+    def _share(self, num_files: int) -> Tuple[np.ndarray, np.ndarray, int]:
+        """What this process reads: (file numbers, part of each, parts a file has).
 
         Shares are disjoint and together are all images: whole files where they divide evenly, else
         of each file its own records, so that no share is much larger than another.
         """
         shares, index = self._sharding()
-        if shares == 1:
-            return dataset, files, _read_file
-        if len(files) % shares == 0:
-            return dataset.shard(shares, index), files[index::shares], _read_file
+        files = np.arange(num_files)
+        if num_files % shares == 0:
+            files = files[index::shares]
+            return files, np.zeros_like(files), 1
         # Another part of each file, since a file's first parts may have a record more.
-        parts = [(index + i) % shares for i in range(len(files))]
-        dataset = tf.data.Dataset.from_tensor_slices((files, tf.constant(parts, tf.int64)))
-        return dataset, files, lambda file, part: _read_file(file).shard(shares, part)
+        return files, (index + files) % shares, shares
+
+    def _read_file(self, files: Sequence[str], file: tf.Tensor, parts: int = 1, part=0):
+        """(file number, (index, record)) of the records, or of each `parts`-th of them."""
+        path = tf.gather(files, file)
+        records = tf.data.TFRecordDataset(path, buffer_size=_READ_BUFFER_BYTES)
+        # After damage nothing more comes from a file; empty records take the place of what is lost.
+        records = records.apply(tf.data.experimental.ignore_errors())
+        records = records.concatenate(tf.data.Dataset.from_tensors("").repeat())
+        records = records.take(_call(self._bad_records.count, tf.int64, file))
+        file_number = tf.data.Dataset.from_tensors(file).repeat()
+        return tf.data.Dataset.zip((file_number, records.enumerate())).shard(parts, part)
+
+    # Decoding ------------------------------------------------------------------------------------
+
+    def _examples(self, records: tf.data.Dataset) -> tf.data.Dataset:
+        """(image, label, number) of `_records`, without the bad ones."""
+
+        def decode(number, record):
+            if self._seed() is not None:
+                tf.set_random_seed(self._seed())  # Of this function alone.
+            return (*self.parse_example(record[1][1]), number)
+
+        # One after another, random numbers come in the same order each time.
+        calls = None if self.hparams.deterministic_input else self._parallel_calls()
+        examples = records.map(decode, num_parallel_calls=calls)
+        return examples.apply(tf.data.experimental.ignore_errors())
 
     def parse_example(self, serialized: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
-        """One record -> (float32 image [size, size, 3], int32 label [])."""
+        """One record -> (float32 image [size, size, 3], int32 label []); fails where it is bad."""
         hparams = self.hparams
-        features = tf.parse_single_example(
-            serialized,
-            {
-                "image/encoded": tf.FixedLenFeature([], tf.string),
-                "image/class/label": tf.FixedLenFeature([], tf.int64),
-            },
-        )
-        label = tf.cast(features["image/class/label"], tf.int32)
-        legal = tf.Assert(
-            tf.logical_and(label >= 0, label < hparams.num_label_classes),
-            ["A label of the data set is not in [0, num_label_classes):", label],
-        )
-        with tf.control_dependencies([legal]):
-            label = tf.identity(label)
-        image = inception_preprocessing.preprocess_image(
-            tf.image.decode_jpeg(features["image/encoded"], channels=3),
-            hparams.image_size,
+        features = tf.parse_single_example(serialized, _FEATURES)
+        # Fails for labels that are not from 1 to num_label_classes - 1, sooner than tf.Assert.
+        legal_labels = tf.range(1, hparams.num_label_classes)
+        label = tf.gather(legal_labels, features["image/class/label"] - 1)
+        image = inception_preprocessing.preprocess_bytes(
+            features["image/encoded"],
             hparams.image_size,
             is_training=self.is_training and hparams.augment,
             scaled_images=not self.eval_from_hub,
@@ -145,19 +260,39 @@ class InputPipeline:
             cb_distortion_range=hparams.cb_distortion_range,
             cr_distortion_range=hparams.cr_distortion_range,
         )
-        image.set_shape([hparams.image_size, hparams.image_size, 3])
         return image, label
 
-    def _padded_batches(self, dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
-        """Batches of static shape; what is missing of the last one is padding, or the batch is."""
-        if not self.hparams.eval_drop_remainder:
-            size = self.hparams.image_size
-            padding = tf.data.Dataset.from_tensors(
-                (tf.zeros([size, size, 3]), tf.constant(PADDING_LABEL, tf.int32))
-            )
-            missing = -self.hparams.num_eval_images % batch_size
-            dataset = dataset.concatenate(padding.repeat(missing))
-        return dataset.batch(batch_size, drop_remainder=True)
+    def _padded(self, dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+        """As many examples as fill all batches, with padding in place of those that lack."""
+        hparams = self.hparams
+        batches = hparams.num_eval_images // batch_size
+        if not hparams.eval_drop_remainder and hparams.num_eval_images % batch_size:
+            batches += 1
+        image = tf.zeros([hparams.image_size, hparams.image_size, 3])
+        padding = tf.data.Dataset.from_tensors((image, PADDING_LABEL, NO_RECORD)).repeat()
+        return dataset.concatenate(padding).take(batches * batch_size)
+
+    # Settings ------------------------------------------------------------------------------------
+
+    def _seed(self) -> Optional[int]:
+        seed = self.hparams.random_seed
+        return None if seed is None else (seed * 1_000_003 + self.start_step) % 2**31
+
+    def _threads(self) -> int:
+        """One a core, where processes of the same training share the cores."""
+        processes = min(self._sharding()[0], _PROCESSES_PER_HOST)
+        return max(1, len(os.sched_getaffinity(0)) // processes)
+
+    def _parallel_calls(self) -> int:
+        """Twice the threads: while one call reads or waits, another computes."""
+        return 2 * self._threads()
+
+    def _options(self) -> tf.data.Options:
+        """Threads of its own, none of which is split further: images are what is parallel."""
+        options = tf.data.Options()
+        options.experimental_threading.private_threadpool_size = self._threads()
+        options.experimental_threading.max_intra_op_parallelism = 1
+        return options
 
     def _synthetic(self, batch_size: int) -> tf.data.Dataset:
         """One batch of noise with random labels, made once and repeated."""
@@ -175,5 +310,45 @@ class InputPipeline:
         return dataset.prefetch(2)
 
 
-def _read_file(path: tf.Tensor) -> tf.data.Dataset:
-    return tf.data.TFRecordDataset(path, buffer_size=_READ_BUFFER_BYTES)
+def find_problem(record: bytes, num_label_classes: int) -> Optional[str]:
+    """What makes a record unfit for training, as the end of a sentence, or None."""
+    try:
+        feature = tf.train.Example.FromString(record).features.feature
+    except DecodeError:
+        return "is not a tf.train.Example"
+    labels = feature["image/class/label"].int64_list.value
+    if len(labels) != 1:
+        return f"has {len(labels)} integers as image/class/label; 1 is expected"
+    if not 1 <= labels[0] < num_label_classes:
+        return f"has label {labels[0]}; 1..{num_label_classes - 1} are legal"
+    images = feature["image/encoded"].bytes_list.value
+    if len(images) != 1 or not images[0]:
+        return "has no image: image/encoded is not there or empty"
+    with tf.Graph().as_default():
+        decoded = tf.shape(inception_preprocessing.decode_whole(tf.constant(images[0])))
+        with tf.Session(config=tf.ConfigProto(device_count={"GPU": 0})) as session:
+            try:
+                session.run(decoded)
+            except tf.errors.InvalidArgumentError as error:
+                return f"has an image that cannot be decoded: {error.message.splitlines()[0]}"
+    return None
+
+
+def _known_counts(data_dir: str, files: Sequence[str]) -> Dict[str, int]:
+    """Numbers of records of the files that are as large as dataset.json says, by path."""
+    info = tfrecords.read_dataset_info(data_dir)
+    splits = info["splits"].values() if info else ()
+    shards = {shard["name"]: shard for split in splits for shard in split["shards"]}
+    known = {}
+    for path in files:
+        shard = shards.get(os.path.basename(path), {})
+        if shard.get("images") and tf.io.gfile.stat(path).length == shard.get("bytes"):
+            known[path] = shard["images"]
+    return known
+
+
+def _call(function: Callable, dtype: tf.DType, *args: tf.Tensor) -> tf.Tensor:
+    """A Python function's answer, a scalar."""
+    answer = tf.numpy_function(function, args, dtype)
+    answer.set_shape([])
+    return answer
