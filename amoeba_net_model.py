@@ -140,6 +140,7 @@ class AmoebaNetEstimatorModel:
         optimizer = build_optimizer(hparams, self.learning_rate(global_step))
         optimizer = self.accelerator.wrap_optimizer(optimizer)
         train_op = self._train_op(total_loss, optimizer, global_step)
+        self._check_latest_checkpoint()  # Again: now with the optimizer's variables.
         return tf.estimator.EstimatorSpec(
             tf.estimator.ModeKeys.TRAIN,
             loss=total_loss,

@@ -16,7 +16,9 @@ from PIL import Image
 import amoeba_net
 import amoeba_net_model
 import model_builder
+import network_utils
 from common import accelerator, rank_table, results, tfrecords
+from common.errors import UserError
 from testdata.npu_stand_in.installed import PATH, installed
 
 _ROOT = os.path.dirname(os.path.abspath(__file__))
@@ -345,6 +347,37 @@ def test_errors_are_one_sentence_before_the_graph(flags, environment, message, t
                 amoeba_net.main(["amoeba_net.py"])
     text = str(error.value)
     assert message in text and "\n" not in text
+
+
+def _small_network(inputs, num_classes, is_training, hparams):
+    logits = network_utils.fully_connected(tf.reduce_mean(inputs, [1, 2]), num_classes)
+    return logits, {"predictions": tf.nn.softmax(logits)}
+
+
+def test_checkpoint_without_a_loss_scale(tmp_path):
+    """As when a training that began on a CPU goes on on an NPU."""
+    hparams = _hparams()
+    with mock.patch.object(model_builder, "build_network", _small_network):
+        with tf.Graph().as_default(), accelerator.CpuSession() as session:
+            _build(accelerator.choose("cpu"), "train", hparams, tmp_path)
+            session.run(tf.global_variables_initializer())
+            tf.train.Saver().save(session, str(tmp_path / "model.ckpt"), global_step=0)
+        with installed(), tf.Graph().as_default():
+            with pytest.raises(UserError, match="variable loss_scale"):
+                _build(accelerator.choose("npu"), "train", hparams, tmp_path)
+
+
+def test_ranks_must_start_from_the_same_step(tmp_path):
+    model, table = tmp_path / "model", tmp_path / "table.json"
+    with tf.Graph().as_default(), accelerator.CpuSession() as session:
+        session.run(tf.train.create_global_step().assign(12).op)
+        tf.train.Saver().save(session, str(model / "model.ckpt"), global_step=12)
+    table.write_text(json.dumps(rank_table.make("127.0.0.1", [0, 1], ["192.168.1.1"] * 2)))
+    ranks = {"RANK_SIZE": "2", "RANK_ID": "1", "RANK_TABLE_FILE": str(table)}
+    with installed(**ranks), flagsaver.flagsaver():
+        amoeba_net.FLAGS(["amoeba_net.py", *_flags(str(tmp_path), "train", synthetic_data=True)])
+        with pytest.raises(SystemExit, match=r"differ: step 12 in .*, 0 in "):
+            amoeba_net.main(["amoeba_net.py"])
 
 
 def test_batches_divide_by_the_devices(tmp_path):
