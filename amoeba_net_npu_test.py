@@ -96,7 +96,6 @@ class _Stepping:
         self.calls = calls
         self.session = session
         self.spec, self._images, self._labels = _build(device, "train", hparams, directory)
-        self.spec.scaffold.ready_op.mark_used()
         self.ops = _needed([self.spec.train_op, self.spec.loss])
         session.run(tf.global_variables_initializer())
         size = hparams.image_size
