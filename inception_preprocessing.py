@@ -100,6 +100,7 @@ def random_window(image_shape: tf.Tensor) -> tf.Tensor:
     Args:
         image_shape: int32 [height, width, channels].
     """
+    seed, seed2 = tf.get_seed(None)  # Other random operations ask for it themselves.
     begin, size, _ = tf.image.sample_distorted_bounding_box(
         image_shape,
         bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
@@ -107,6 +108,8 @@ def random_window(image_shape: tf.Tensor) -> tf.Tensor:
         aspect_ratio_range=(3.0 / 4.0, 4.0 / 3.0),
         area_range=(0.1, 1.0),
         max_attempts=100,
+        seed=seed,
+        seed2=seed2,
         use_image_if_no_bounding_boxes=True,
     )
     return tf.concat([begin[:2], size[:2]], axis=0)

@@ -1,0 +1,358 @@
+"""Tests of the input pipeline: order, shares, seeds, and every kind of damage."""
+
+import collections
+import io
+import os
+import re
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+from PIL import Image
+
+import amoeba_net_model
+import imagenet_input
+from common import tfrecords
+from common.errors import UserError
+
+NUM_CLASSES = 101
+IMAGES = 40
+SHARDS = 4
+BATCH = 8
+
+
+def _encode(seed, image_format="JPEG", size=24):
+    pixels = np.random.RandomState(seed % 1000).randint(0, 256, (6, 6, 3)).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).resize((size, size), Image.BILINEAR).save(buffer, image_format)
+    return buffer.getvalue()
+
+
+def _example(label, encoded=None):
+    encoded = _encode(label) if encoded is None else encoded
+    return tfrecords.image_example(encoded, label, height=24, width=24)
+
+
+def _write(directory, split="train", images=IMAGES, shards=SHARDS, replaced=None):
+    """Writes images labelled 1, 2, 3 ...; `replaced` {label: record} are others instead."""
+    examples = [_example(i + 1) for i in range(images)]
+    for label, record in (replaced or {}).items():
+        examples[label - 1] = record
+    paths = []
+    for i in range(shards):
+        paths.append(os.path.join(directory, tfrecords.shard_name(split, i, shards)))
+        tfrecords.write_shard(paths[-1], examples[i::shards])
+    return paths
+
+
+def _hparams(**values):
+    hparams = amoeba_net_model.build_hparams()
+    defaults = {
+        "image_size": 16,
+        "num_label_classes": NUM_CLASSES,
+        "num_train_images": IMAGES,
+        "num_eval_images": IMAGES,
+        "train_batch_size": BATCH,
+        "eval_batch_size": BATCH,
+    }
+    for name, value in {**defaults, **values}.items():
+        hparams.set_hparam(name, value)
+    return hparams
+
+
+def _read(pipeline, batches):
+    """(images, labels) of so many batches, or of those there are."""
+    images, labels = [], []
+    with tf.Graph().as_default(), tf.Session() as session, pipeline.naming_bad_records():
+        iterator = tf.data.make_initializable_iterator(pipeline.input_fn())
+        batch = iterator.get_next()
+        session.run(iterator.initializer)
+        try:
+            for _ in range(batches):
+                image, label = session.run(batch)
+                images.append(image)
+                labels.append(label)
+        except tf.errors.OutOfRangeError:
+            pass
+    return np.concatenate(images), np.concatenate(labels).tolist()
+
+
+def _train(directory, batches, sharding=None, start_step=0, **values):
+    pipeline = imagenet_input.InputPipeline(
+        True, str(directory), _hparams(**values), sharding=sharding
+    )
+    pipeline.start_step = start_step
+    return _read(pipeline, batches)
+
+
+def _evaluate(directory, **values):
+    """(pipeline, images, labels) of one evaluation."""
+    pipeline = imagenet_input.InputPipeline(False, str(directory), _hparams(**values))
+    return (pipeline, *_read(pipeline, 100))
+
+
+# Order -------------------------------------------------------------------------------------------
+
+
+def test_every_image_once_an_epoch_in_another_order(tmp_path):
+    _write(tmp_path)
+    images, labels = _train(tmp_path, 3 * IMAGES // BATCH)
+    epochs = [labels[i : i + IMAGES] for i in range(0, 3 * IMAGES, IMAGES)]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(1, IMAGES + 1))
+    assert len(set(map(tuple, epochs))) == 3
+    assert images.shape == (3 * IMAGES, 16, 16, 3) and images.dtype == np.float32
+    assert -1.0 <= images.min() < -0.5 and 0.5 < images.max() <= 1.0
+
+
+@pytest.mark.parametrize("shares", [2, 3, 4])
+def test_ranks_share_the_images(tmp_path, shares):
+    _write(tmp_path, images=48)
+    seen = []
+    for index in range(shares):
+        hparams = {"num_train_images": 48, "train_batch_size": 4 * shares}
+        _, labels = _train(
+            tmp_path, 48 // shares // 4 * 2, sharding=lambda i=index: (shares, i), **hparams
+        )
+        first, second = labels[: 48 // shares], labels[48 // shares :]
+        assert sorted(first) == sorted(second) and first != second
+        seen += first
+    assert sorted(seen) == list(range(1, 49))
+
+
+def test_deterministic_input(tmp_path):
+    _write(tmp_path)
+
+    def run(**values):
+        return _train(tmp_path, 12, deterministic_input=True, **values)
+
+    images, labels = run(random_seed=3)
+    same_images, same_labels = run(random_seed=3)
+    np.testing.assert_array_equal(images, same_images)
+    assert labels == same_labels
+    assert labels[:IMAGES] != labels[IMAGES : 2 * IMAGES]
+    assert run(random_seed=4)[1] != labels
+    # Going on from a checkpoint is another order, too, and the same one each time.
+    resumed = run(random_seed=3, start_step=5)
+    assert resumed[1] != labels
+    np.testing.assert_array_equal(resumed[0], run(random_seed=3, start_step=5)[0])
+
+
+@pytest.mark.parametrize("on_bad_record", ["fail", "skip"])
+def test_evaluation_takes_each_image_once_in_order_and_pads(tmp_path, on_bad_record):
+    _write(tmp_path, "validation", images=20, shards=2)
+    pipeline, images, labels = _evaluate(tmp_path, num_eval_images=19, on_bad_record=on_bad_record)
+    assert labels == [*range(1, 21, 2), *range(2, 19, 2)] + [imagenet_input.PADDING_LABEL] * 5
+    assert not images[19:].any()
+    assert pipeline.num_images == 19
+
+
+def test_evaluation_may_drop_the_remainder(tmp_path):
+    _write(tmp_path, "validation", images=20, shards=1)
+    labels = _evaluate(tmp_path, num_eval_images=20, eval_drop_remainder=True)[2]
+    assert labels == list(range(1, 17))
+
+
+def test_synthetic_data():
+    hparams = _hparams(synthetic_data=True)
+    for is_training in (True, False):
+        pipeline = imagenet_input.InputPipeline(is_training, None, hparams)
+        images, labels = _read(pipeline, 5)
+        assert len(labels) == IMAGES and images.std() > 0.5
+
+
+def test_counts_of_dataset_json_are_used_unless_the_file_is_another(tmp_path):
+    paths = _write(tmp_path)
+    shards = [
+        {"name": os.path.basename(path), "images": 7, "bytes": os.path.getsize(path) + (i == 0)}
+        for i, path in enumerate(paths)
+    ]
+    info = {
+        "format_version": 1,
+        "num_classes": 100,
+        "num_label_classes": 101,
+        "splits": {"train": {"images": 40, "shards": shards}},
+    }
+    tfrecords.write_dataset_info(str(tmp_path), info)
+    known = imagenet_input._known_counts(str(tmp_path), paths)
+    assert known == dict.fromkeys(paths[1:], 7)
+
+
+# Damage ------------------------------------------------------------------------------------------
+
+
+def _features_without_image():
+    example = _example(3)
+    del example.features.feature["image/encoded"]
+    return example
+
+
+def _with_text_as_label():
+    example = _example(3)
+    example.features.feature["image/class/label"].bytes_list.value.append(b"\xff")
+    return example
+
+
+# A record in place of that of label 3, and what is said about it.
+BAD_RECORDS = {
+    "label 0": (_example(0), "has label 0; 1..100 are legal"),
+    "label -1": (_example(-1), "has label -1; 1..100 are legal"),
+    "label 5000": (_example(5000), "has label 5000; 1..100 are legal"),
+    "label of text": (_with_text_as_label(), "has 0 integers as image/class/label"),
+    "no image": (_features_without_image(), "has no image"),
+    "empty image": (_example(3, b""), "has no image"),
+    "cut JPEG": (_example(3, _encode(3, size=200)[:-500]), "Invalid JPEG data"),
+    "JPEG without end": (_example(3, _encode(3, size=200)[:-2]), "Invalid JPEG data"),
+    "JPEG of noise": (_example(3, b"\xff\xd8\xff" + b"\x80" * 99 + b"\xff\xd9"), "Invalid JPEG"),
+    "cut PNG": (_example(3, _encode(3, "PNG")[:-40]), "cannot be decoded: Invalid PNG data"),
+    "text as image": (_example(3, b"not an image"), "cannot be decoded"),
+    # TensorFlow's messages quote these; that they are not UTF-8 must not matter.
+    "bytes as image": (_example(3, b"\xfe"), "cannot be decoded"),
+    "bytes as example": (b"\xff\xfe\xfd" * 9, "is not a tf.train.Example"),
+    "empty record": (b"", "has 0 integers as image/class/label"),
+}
+
+
+def _truncate(path):
+    os.truncate(path, os.path.getsize(path) - 20)
+
+
+def _empty(path):
+    os.truncate(path, 0)
+
+
+def _text(path):
+    with open(path, "w") as file:
+        file.write("This is no TFRecord file. " * 9)
+
+
+def _flip(position):
+    def flip(path):
+        with open(path, "r+b") as file:
+            file.seek(position)
+            byte = file.read(1)[0]
+            file.seek(position)
+            file.write(bytes([byte ^ 0x10]))
+
+    return flip
+
+
+# What is done to the second of four files, how many of its ten images that costs, and what is said.
+BAD_FILES = {
+    "truncated": (_truncate, 1, "record 9 is not there: .*is truncated"),
+    "empty": (_empty, 10, "record 0 is not there: .*is empty"),
+    "text": (_text, 10, "record 0 is not there: .*is corrupt, or this is no TFRecord file"),
+    "flipped length": (_flip(2), 10, "record 0 is not there: .*header's CRC is wrong"),
+    "flipped data": (_flip(100), 10, "record [0-9] cannot be read: corrupted record at 12"),
+}
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    """What is logged as a warning."""
+    lines = []
+    monkeypatch.setattr(tf.logging, "warning", lambda message, *args: lines.append(message % args))
+    return lines
+
+
+@pytest.mark.parametrize("kind", BAD_RECORDS)
+@pytest.mark.parametrize("is_training", [True, False])
+def test_bad_record(tmp_path, warnings, kind, is_training):
+    record, problem = BAD_RECORDS[kind]
+    split = "train" if is_training else "validation"
+    path = _write(tmp_path, split, replaced={3: record})[2]
+
+    def read(**values):
+        if is_training:
+            return _train(tmp_path, 15, **values)[1]
+        return _evaluate(tmp_path, **values)[2]
+
+    with pytest.raises(UserError) as error:
+        read()
+    assert f"{path}: record 0 " in str(error.value) and problem in str(error.value)
+    assert "--on_bad_record=skip" in str(error.value)
+    labels = read(on_bad_record="skip")
+    counts = collections.Counter(labels)
+    assert 3 not in counts
+    assert set(range(1, IMAGES + 1)) - set(counts) == {3}
+    if not is_training:
+        assert counts[imagenet_input.PADDING_LABEL] == 1
+    assert [line for line in warnings if f"{path}: record 0 " in line and problem in line]
+    assert len(warnings) == 1
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+@pytest.mark.parametrize("is_training", [True, False])
+def test_bad_file(tmp_path, warnings, kind, is_training):
+    damage, lost, problem = BAD_FILES[kind]
+    path = _write(tmp_path, "train" if is_training else "validation")[1]
+    damage(path)
+
+    def read(**values):
+        if is_training:
+            return _train(tmp_path, 15, **values)[1]
+        return _evaluate(tmp_path, **values)[2]
+
+    with pytest.raises(UserError, match=re.escape(path) + ": " + problem):
+        read()
+    left = set(read(on_bad_record="skip", max_bad_fraction=0.3)) - {imagenet_input.PADDING_LABEL}
+    assert len(left) == IMAGES - lost
+    assert [line for line in warnings if re.search(re.escape(path) + ": " + problem, line)]
+
+
+def test_png_in_a_jpegs_place_is_no_damage(tmp_path):
+    _write(tmp_path, replaced={3: _example(3, _encode(3, "PNG"))})
+    assert sorted(_train(tmp_path, 5)[1]) == list(range(1, IMAGES + 1))
+
+
+def test_skip_stops_at_the_tolerated_fraction(tmp_path):
+    bad = {label: _example(0) for label in range(1, 6)}
+    _write(tmp_path, replaced=bad)
+    with pytest.raises(UserError, match=r"4 bad records are more than --max_bad_fraction=0.001"):
+        _train(tmp_path, 50, on_bad_record="skip")
+    labels = _train(tmp_path, 50, on_bad_record="skip", max_bad_fraction=0.125)[1]
+    assert len(labels) == 50 * BATCH and set(labels) == set(range(6, IMAGES + 1))
+
+
+@pytest.mark.parametrize("on_bad_record", ["fail", "skip"])
+@pytest.mark.parametrize("images", [2, 40])
+@pytest.mark.parametrize("is_training", [True, False])
+def test_nothing_but_bad_records_ends(tmp_path, on_bad_record, images, is_training):
+    split = "train" if is_training else "validation"
+    bad = {label: _example(0) for label in range(1, images + 1)}
+    _write(tmp_path, split, images=images, shards=1, replaced=bad)
+    values = {"num_train_images": images, "num_eval_images": images}
+    values["on_bad_record"] = on_bad_record
+    if is_training:
+        with pytest.raises(UserError, match="record"):
+            _train(tmp_path, 1, **values)
+    elif images == 2 and on_bad_record == "skip":
+        assert set(_evaluate(tmp_path, **values)[2]) == {imagenet_input.PADDING_LABEL}
+    else:
+        with pytest.raises(UserError, match="has label 0"):
+            _evaluate(tmp_path, **values)
+
+
+def test_missing_shard(tmp_path, warnings):
+    os.remove(_write(tmp_path)[1])
+    with pytest.raises(UserError, match="1 of 4 train shards are missing, train-00001-of-00004"):
+        _train(tmp_path, 1)
+    with pytest.raises(UserError, match=r"missing.*max_bad_fraction=0.001"):
+        _train(tmp_path, 1, on_bad_record="skip")
+    labels = _train(tmp_path, 15, on_bad_record="skip", max_bad_fraction=0.25)[1]
+    assert len(set(labels)) == 30
+    assert "train-00001-of-00004" in warnings[0]
+
+
+def test_number_of_validation_images(tmp_path, warnings):
+    paths = _write(tmp_path, "validation")
+    imagenet_input.check_num_eval_images(str(tmp_path), _hparams())
+    assert not warnings
+    imagenet_input.check_num_eval_images(str(tmp_path), _hparams(num_eval_images=39))
+    assert "40 images are there, and 39" in warnings[0]
+    with pytest.raises(UserError, match=r"num_eval_images=41.*Set it to 40"):
+        imagenet_input.check_num_eval_images(str(tmp_path), _hparams(num_eval_images=41))
+    _truncate(paths[0])
+    with pytest.raises(UserError, match=r"is truncated.*--on_bad_record=skip"):
+        imagenet_input.check_num_eval_images(str(tmp_path), _hparams())
+    imagenet_input.check_num_eval_images(str(tmp_path), _hparams(on_bad_record="skip"))
