@@ -129,10 +129,7 @@ FLAGS = flags.FLAGS
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Expected flags only, got {argv[1]!r}.")
-    # They are about TensorFlow's own code, and looking for them takes a fifth of graph building.
-    deprecation._PRINT_DEPRECATION_WARNINGS = False
-    tf.logging.set_verbosity(tf.logging.INFO)
-    logging.getLogger("tensorflow").propagate = False  # absl's handler would repeat each line.
+    set_up_logging()
     allocator.keep_large_buffers()
     try:
         hparams = hparams_from_flags()
@@ -154,6 +151,14 @@ def main(argv):
             run.export()
     except UserError as error:
         sys.exit(f"amoeba_net.py: {error}")
+
+
+def set_up_logging():
+    """Lets TensorFlow log what goes on, each line once."""
+    # They are about TensorFlow's own code, and looking for them takes a fifth of graph building.
+    deprecation._PRINT_DEPRECATION_WARNINGS = False
+    tf.logging.set_verbosity(tf.logging.INFO)
+    logging.getLogger("tensorflow").propagate = False  # absl's handler would repeat each line.
 
 
 class Run:
@@ -305,10 +310,13 @@ class Run:
             return
         throughput = ThroughputHook(self.hparams.train_batch_size, self.model_dir)
         loss = LastValueHook("total_loss:0")
+        hooks = self.device.training_hooks(self.model_dir, self.checkpoint_steps)
         self.train_input.start_step = self.current_step()
         with self.train_input.naming_bad_records():
             self.estimator.train(
-                self.train_input.input_fn, hooks=[throughput, loss], max_steps=max_steps
+                self.train_input.input_fn,
+                hooks=[throughput, loss, *hooks],
+                max_steps=max_steps,
             )
         metrics = {"loss": loss.value}
         figures = {**throughput.statistics(), "losses": loss.history}

@@ -122,8 +122,8 @@ class AmoebaNetEstimatorModel:
         return tf.estimator.EstimatorSpec(
             mode,
             predictions=predictions,
-            loss=self._eval_loss(logits, labels),
-            eval_metric_ops=_accuracies(logits, labels),
+            loss=eval_loss(self.hparams, logits, labels),
+            eval_metric_ops=accuracies(logits, labels),
             scaffold=self._averages_scaffold(),
         )
 
@@ -228,25 +228,8 @@ class AmoebaNetEstimatorModel:
         names = {v.op.name: v for v in tf.global_variables()}
         if self.hparams.moving_average_decay > 0:
             for variable in averaged_variables():
-                names[average_name(variable)] = names.pop(variable.op.name)
+                names[average_name(variable.op.name)] = names.pop(variable.op.name)
         return tf.train.Scaffold(saver=checkpoints.CheckedSaver(names))
-
-    def _eval_loss(self, logits, labels) -> tf.Tensor:
-        """Cross-entropy, scaled so that its mean over batches is the mean over images.
-
-        The Estimator averages the losses of batches, of which the last may hold fewer images.
-        """
-        hparams = self.hparams
-        one_hot = tf.one_hot(labels, hparams.num_label_classes)
-        losses = tf.losses.softmax_cross_entropy(
-            one_hot,
-            logits,
-            label_smoothing=hparams.label_smoothing,
-            reduction=tf.losses.Reduction.NONE,
-        )
-        batches = num_eval_batches(hparams)
-        images_per_batch = num_evaluated_images(hparams) / batches
-        return tf.reduce_sum(losses * _weights(labels)) / images_per_batch
 
 
 def num_eval_batches(hparams: HParams) -> int:
@@ -261,12 +244,13 @@ def num_evaluated_images(hparams: HParams) -> int:
 
 
 def _training_scaffold() -> tf.train.Scaffold:
-    """The default scaffold, but with one check for uninitialised variables instead of two.
+    """The default scaffold without its checks for uninitialised variables.
 
-    There are no local variables in training, so that both would ask the same.
+    The initialiser sets all of them and a restore fails unless it does: the two checks would find
+    nothing, with two operations a variable.
     """
-    uninitialized = tf.report_uninitialized_variables(tf.global_variables())
-    return tf.train.Scaffold(ready_op=uninitialized, ready_for_local_init_op=uninitialized)
+    nothing = tf.constant([], tf.string, name="uninitialized_variables")
+    return tf.train.Scaffold(ready_op=nothing, ready_for_local_init_op=nothing)
 
 
 def _weights(labels) -> tf.Tensor:
@@ -274,7 +258,22 @@ def _weights(labels) -> tf.Tensor:
     return tf.cast(tf.not_equal(labels, PADDING_LABEL), tf.float32)
 
 
-def _accuracies(logits, labels) -> Dict[str, tuple]:
+def eval_loss(hparams: HParams, logits, labels) -> tf.Tensor:
+    """Cross-entropy, scaled so that its mean over batches is the mean over images.
+
+    The Estimator averages the losses of batches, of which the last may hold fewer images.
+    """
+    losses = tf.losses.softmax_cross_entropy(
+        tf.one_hot(labels, hparams.num_label_classes),
+        logits,
+        label_smoothing=hparams.label_smoothing,
+        reduction=tf.losses.Reduction.NONE,
+    )
+    images_per_batch = num_evaluated_images(hparams) / num_eval_batches(hparams)
+    return tf.reduce_sum(losses * _weights(labels)) / images_per_batch
+
+
+def accuracies(logits, labels) -> Dict[str, tuple]:
     """Streaming means over images of whether the label is among the 1 or 5 largest logits."""
     metrics = {}
     for k in (1, 5):
@@ -309,9 +308,9 @@ def averaged_variables() -> List[tf.Variable]:
     return tf.trainable_variables() + tf.get_collection(tf.GraphKeys.MOVING_AVERAGE_VARIABLES)
 
 
-def average_name(variable: tf.Variable) -> str:
-    """Name of a variable's moving average, in the graph and in checkpoints."""
-    return f"{variable.op.name}/ExponentialMovingAverage"
+def average_name(name: str) -> str:
+    """Name of the moving average of the variable of a name, in the graph and in checkpoints."""
+    return f"{name}/ExponentialMovingAverage"
 
 
 def update_moving_averages(variables, decay: float, num_updates: tf.Variable) -> tf.Operation:
@@ -324,7 +323,7 @@ def create_moving_averages(variables) -> List[Tuple[tf.Variable, tf.Variable]]:
     return [
         (
             tf.get_variable(
-                average_name(variable), initializer=variable.initial_value, trainable=False
+                average_name(variable.op.name), initializer=variable.initial_value, trainable=False
             ),
             variable,
         )

@@ -18,6 +18,7 @@ from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 
 from common import rank_table
 from common.errors import UserError
+from common.hooks import QuickStartCheckpointSaverHook
 
 NAMES = ("auto", "npu", "gpu", "cpu")
 
@@ -175,6 +176,10 @@ class Accelerator:
         )
         return tf.estimator.Estimator(model_fn, config=config, params={})
 
+    def training_hooks(self, model_dir: str, save_checkpoints_steps: int) -> list:
+        """Hooks that training needs on this device, for the directory and steps of `estimator`."""
+        return [QuickStartCheckpointSaverHook(model_dir, save_steps=save_checkpoints_steps)]
+
 
 class _Gpu(Accelerator):
     """A GPU; mixed precision is TensorFlow's own rewriting of the graph."""
@@ -278,6 +283,9 @@ class _Npu(Accelerator):
 
     def session_config(self):
         return tf.ConfigProto(allow_soft_placement=True, log_device_placement=False)
+
+    def training_hooks(self, model_dir, save_checkpoints_steps):
+        return []  # The adapter's Estimator has its own way of saving between loops.
 
     def estimator(
         self, model_fn, model_dir, save_checkpoints_steps, random_seed=None, log_steps=100

@@ -61,6 +61,8 @@ def _now() -> str:
 
 
 def _plain(value):
+    if isinstance(value, np.floating):
+        return float(str(value))  # The digits that the log shows, not those of a double.
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"Cannot write {value!r} to JSON.")
