@@ -160,7 +160,7 @@ def test_moving_averages_follow_the_formula():
         spec = _train_spec(_hparams(moving_average_decay=0.3, batch_norm_decay=0.5))
         averaged = amoeba_net_model.averaged_variables()
         by_name = {v.op.name: v for v in tf.global_variables()}
-        averages = [by_name[amoeba_net_model.average_name(v)] for v in averaged]
+        averages = [by_name[amoeba_net_model.average_name(v.op.name)] for v in averaged]
         session.run(tf.global_variables_initializer())
         expected = session.run(averaged)
         for a, b in zip(expected, session.run(averages)):

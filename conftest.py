@@ -46,7 +46,7 @@ def tiny_model(tmp_path_factory):
 def _tiny_hparams():
     hparams = amoeba_net_model.build_hparams()
     for name, value in {
-        "num_cells": 3,
+        "num_cells": 2,
         "reduction_size": 8,
         "stem_reduction_size": 4,
         "image_size": 40,
@@ -66,7 +66,7 @@ def write_random_checkpoint(hparams, model_dir: str) -> str:
         shape = [1, hparams.image_size, hparams.image_size, 3]
         model.model_fn(tf.zeros(shape), None, tf.estimator.ModeKeys.PREDICT)
         for variable in amoeba_net_model.averaged_variables():
-            name = amoeba_net_model.average_name(variable)
+            name = amoeba_net_model.average_name(variable.op.name)
             tf.get_variable(name, variable.shape, trainable=False)
         # One run: a session plans anew for each other fetch.
         assigns = {v: v.initializer for v in tf.global_variables()}

@@ -21,13 +21,17 @@ _MIN_LEARNING_RATE = 1e-4
 
 
 def build_network(
-    inputs: tf.Tensor, num_classes: int, is_training: bool = True, hparams: HParams = None
-) -> Tuple[tf.Tensor, Dict[str, tf.Tensor]]:
+    inputs: tf.Tensor,
+    num_classes: Optional[int],
+    is_training: bool = True,
+    hparams: HParams = None,
+) -> Tuple[Optional[tf.Tensor], Dict[str, tf.Tensor]]:
     """Adds the network to the graph.
 
     Args:
         inputs: [batch, image_size, image_size, 3], float32, as preprocessed: in [-1, 1].
-        num_classes: outputs, the background class 0 included.
+        num_classes: outputs, the background class 0 included; None for features only, without
+            the layer that makes logits of them.
         is_training: with batch statistics, drop path, dropout and the auxiliary head.
         hparams: `amoeba_net_model.build_hparams` documents them.
 
@@ -36,6 +40,7 @@ def build_network(
         [batch, features], 'logits', 'predictions' (probabilities) and, in training, 'aux_logits'.
     """
     end_points = {}
+    logits = None
     data_format = hparams.data_format
     net = inputs if data_format == "NHWC" else tf.transpose(inputs, [0, 3, 1, 2])
     with slim.arg_scope(_layer_settings(is_training, hparams)):
@@ -44,11 +49,13 @@ def build_network(
         with tf.variable_scope("final_layer"):
             net = network_utils.global_avg_pool(tf.nn.relu(net))
             end_points["global_pool"] = net = tf.identity(net, "global_pool")
-            if is_training and hparams.dense_dropout_keep_prob < 1.0:
-                net = tf.nn.dropout(net, rate=1.0 - hparams.dense_dropout_keep_prob)
-            logits = network_utils.fully_connected(net, num_classes)
-    end_points["logits"] = logits
-    end_points["predictions"] = tf.nn.softmax(logits, name="predictions")
+            if num_classes is not None:
+                if is_training and hparams.dense_dropout_keep_prob < 1.0:
+                    net = tf.nn.dropout(net, rate=1.0 - hparams.dense_dropout_keep_prob)
+                logits = network_utils.fully_connected(net, num_classes)
+    if logits is not None:
+        end_points["logits"] = logits
+        end_points["predictions"] = tf.nn.softmax(logits, name="predictions")
     return logits, end_points
 
 

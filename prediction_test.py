@@ -1,9 +1,11 @@
 """A user's own images: the same answers as evaluation's, and one line for what is no image."""
 
 import csv
+import glob
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -220,9 +222,8 @@ def _truncate(path):
 @pytest.mark.parametrize("damage", [os.remove, _truncate])
 @pytest.mark.parametrize("part", ["index", "data-00000-of-00001"])
 def test_half_written_checkpoint(tiny_model, damage, part, tmp_path):
-    for name in os.listdir(tiny_model.model_dir):
-        with open(os.path.join(tiny_model.model_dir, name), "rb") as file:
-            (tmp_path / name).write_bytes(file.read())
+    for path in glob.glob(f"{tiny_model.checkpoint}.*"):
+        shutil.copy(path, str(tmp_path))
     checkpoint = str(tmp_path / os.path.basename(tiny_model.checkpoint))
     damage(f"{checkpoint}.{part}")
     with pytest.raises(UserError, match=f"checkpoint (at )?{checkpoint}") as caught:

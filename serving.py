@@ -144,7 +144,7 @@ def _write_saved_model(checkpoint, hparams, path, labels):
             # Either signature feeds one of the two; the network is there once.
             images = tf.placeholder_with_default(images, [None, size, size, 3], name="images")
             outputs = _restored_predictions(checkpoint, hparams, images, sess)
-            _add_asset(assets, tfrecords.LABELS, labels)
+            add_asset(assets, tfrecords.LABELS, labels)
             builder = tf.saved_model.Builder(path)
             builder.add_meta_graph_and_variables(
                 sess,
@@ -175,7 +175,7 @@ def _restored_predictions(checkpoint, hparams, images, sess):
     return spec.predictions
 
 
-def _add_asset(directory: str, name: str, lines: Sequence[str]):
+def add_asset(directory: str, name: str, lines: Sequence[str]):
     """Adds a text file to the graph's assets; it must stay in `directory` until they are saved."""
     path = os.path.join(directory, name)
     tfrecords.write_text(path, _text(lines))

@@ -59,7 +59,9 @@ def evaluate(tiny_model, hparams):
     batches = []
     with tf.Graph().as_default(), tf.Session() as session:
         pipeline = amoeba_net_model.InputPipeline(False, tiny_model.data_dir, hparams)
-        images, labels = tf.data.make_one_shot_iterator(pipeline.input_fn()).get_next()
+        iterator = tf.data.make_initializable_iterator(pipeline.input_fn())
+        images, labels = iterator.get_next()
+        session.run(iterator.initializer)
         tf.train.get_or_create_global_step()
         model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, model_dir=None)
         spec = model.model_fn(images, labels, tf.estimator.ModeKeys.EVAL)
@@ -192,7 +194,6 @@ def test_atc_script(export_dir, tmp_path):
 def test_folding_of_separable_convolutions(tiny_model, tmp_path):
     hparams = serving.inference_hparams(tiny_model.hparams)
     hparams.cell_name = "amoeba_net_a"
-    hparams.num_cells = 2
     checkpoint = write_random_checkpoint(hparams, str(tmp_path))
     images = np.random.RandomState(0).uniform(-1, 1, (2, 40, 40, 3))
     with tf.Graph().as_default(), tf.Session() as session:

@@ -46,9 +46,7 @@ def write_batches(data_dir: str, batches_dir: str, batch_size: int, image_size: 
     Raises:
         UserError: there are no shards, or not so many images.
     """
-    shards = imagenet_input.find_shards(data_dir, "validation")
-    images = images or tfrecords.count_records(shards)
-    imagenet_input.check_num_eval_images(data_dir, images)
+    images = images or tfrecords.count_records(tfrecords.find_shards(data_dir, "validation"))
     hparams = amoeba_net_model.build_hparams()
     info = tfrecords.read_dataset_info(data_dir) or {}
     for name, value in {
@@ -58,18 +56,22 @@ def write_batches(data_dir: str, batches_dir: str, batch_size: int, image_size: 
         "num_label_classes": info.get("num_label_classes", hparams.num_label_classes),
     }.items():
         hparams.set_hparam(name, value)
+    imagenet_input.check_num_eval_images(data_dir, hparams)
     os.makedirs(batches_dir, exist_ok=True)
     index = os.path.join(batches_dir, INDEX)
     if os.path.exists(index):
         os.remove(index)  # It is true of the old files, and comes back when all new ones are there.
     all_labels = []
+    pipeline = amoeba_net_model.InputPipeline(False, data_dir, hparams)
     with tf.Graph().as_default(), accelerator.CpuSession() as session:
-        pipeline = amoeba_net_model.InputPipeline(False, data_dir, hparams)
-        batch = tf.data.make_one_shot_iterator(pipeline.input_fn()).get_next()
-        for i in tqdm.trange(amoeba_net_model.num_eval_batches(hparams), unit="batch"):
-            values, labels = session.run(batch)
-            _write_floats(os.path.join(batches_dir, f"{i}.bin"), values)
-            all_labels += labels.tolist()
+        with pipeline.naming_bad_records():
+            iterator = tf.data.make_initializable_iterator(pipeline.input_fn())
+            batch = iterator.get_next()
+            session.run(iterator.initializer)
+            for i in tqdm.trange(amoeba_net_model.num_eval_batches(hparams), unit="batch"):
+                values, labels = session.run(batch)
+                _write_floats(os.path.join(batches_dir, f"{i}.bin"), values)
+                all_labels += labels.tolist()
     contents = {
         "batch_size": batch_size,
         "image_size": image_size,
