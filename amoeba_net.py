@@ -24,7 +24,7 @@ import prediction
 import serving
 from common import accelerator, allocator, checkpoints, results
 from common.errors import UserError
-from common.hooks import LastValueHook, SessionTimingHook, ThroughputHook
+from common.hooks import LastValueHook, ProgressBarHook, SessionTimingHook, ThroughputHook
 from common.hparams import HParams
 from common.tfrecords import read_dataset_info
 
@@ -311,6 +311,8 @@ class Run:
         throughput = ThroughputHook(self.hparams.train_batch_size, self.model_dir)
         loss = LastValueHook("total_loss:0")
         hooks = self.device.training_hooks(self.model_dir, self.checkpoint_steps)
+        if sys.stderr.isatty():
+            hooks.append(ProgressBarHook(max_steps))
         self.train_input.start_step = self.current_step()
         with self.train_input.naming_bad_records():
             self.estimator.train(
