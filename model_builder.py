@@ -99,7 +99,7 @@ def _build_stem(net, hparams, end_points):
 
 def _build_cells(net, previous, num_classes, is_training, hparams, end_points):
     """Stem cells, normal cells and reduction cells; the auxiliary head in training."""
-    normal_cell, reduction_cell = _cells(hparams)
+    normal_cell, reduction_cell = _cells(hparams, is_training)
     reduction_layers = _reduction_layers(hparams)
     aux_cell = _aux_cell(hparams) if is_training and hparams.use_aux_head else None
     position = 0
@@ -136,7 +136,7 @@ def _build_cells(net, previous, num_classes, is_training, hparams, end_points):
     return net
 
 
-def _cells(hparams: HParams):
+def _cells(hparams: HParams, is_training: bool):
     """The network's normal and reduction cell."""
 
     def cell(spec):
@@ -146,7 +146,7 @@ def _cells(hparams: HParams):
             operations,
             used_hiddenstates,
             hiddenstate_indices,
-            hparams.drop_connect_keep_prob,
+            hparams.drop_connect_keep_prob if is_training else 1.0,
             total_num_cells=(
                 hparams.num_cells + hparams.num_reduction_layers + _num_stem_cells(hparams)
             ),
