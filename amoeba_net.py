@@ -6,6 +6,7 @@
 Flags become hyper-parameters, hyper-parameters a model and two input pipelines, and these one mode.
 """
 
+import functools
 import logging
 import math
 import os
@@ -178,12 +179,14 @@ class Run:
         )
         self.eval_input = amoeba_net_model.InputPipeline(False, FLAGS.data_dir, hparams)
         model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, self.model_dir, device)
-        self.estimator = device.estimator(
+        estimator = functools.partial(
+            device.estimator,
             model.model_fn,
             self.model_dir,
             save_checkpoints_steps=self.checkpoint_steps,
             random_seed=hparams.random_seed,
         )
+        self.trainer, self.estimator = estimator(training=True), estimator()
         for name, value in hparams.values().items():
             tf.logging.info("%s = %s", name, value)
 
@@ -315,7 +318,7 @@ class Run:
             hooks.append(ProgressBarHook(max_steps))
         self.train_input.start_step = self.current_step()
         with self.train_input.naming_bad_records():
-            self.estimator.train(
+            self.trainer.train(
                 self.train_input.input_fn,
                 hooks=[throughput, loss, *hooks],
                 max_steps=max_steps,
