@@ -118,6 +118,8 @@ class InputPipeline:
             return self.hparams.train_batch_size // self._sharding()[0]
         return self.hparams.eval_batch_size
 
+    # Converting these plain functions with AutoGraph would cost seconds and import all of contrib.
+    @tf.autograph.experimental.do_not_convert
     def input_fn(self, params=None) -> tf.data.Dataset:
         """Dataset of (float32 images [batch, size, size, 3], int32 labels [batch])."""
         batch_size = (params or {}).get("batch_size", self.batch_size)

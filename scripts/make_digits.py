@@ -4,8 +4,9 @@
     python scripts/make_digits.py DIRECTORY
 
 1,797 real images of 8 x 8 pixels (UCI "Optical Recognition of Handwritten Digits", test part),
-enlarged to 72 x 72 and stored as JPEG; a fixed fifth of each class is for validation. Class i + 1
-is the digit i, class 0 the background.
+with a margin of one pixel, since evaluation crops an image's edges; enlarged to 80 x 80 and stored
+as JPEG. A fixed fifth of each class is for validation. Class i + 1 is the digit i, class 0 the
+background.
 """
 
 import io
@@ -20,7 +21,7 @@ from sklearn.model_selection import train_test_split
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from common import tfrecords
 
-SIZE = 72
+SIZE = 80
 NUM_SHARDS = {"train": 4, "validation": 2}
 
 
@@ -39,7 +40,7 @@ def split_digits():
 
 def encode(image: np.ndarray) -> bytes:
     """An 8 x 8 image in 0..16 as an RGB JPEG of SIZE x SIZE pixels."""
-    pixels = Image.fromarray((image * (255.0 / 16.0)).astype(np.uint8))
+    pixels = Image.fromarray((np.pad(image, 1) * (255.0 / 16.0)).astype(np.uint8))
     buffer = io.BytesIO()
     pixels.resize((SIZE, SIZE), Image.BICUBIC).convert("RGB").save(buffer, "JPEG", quality=95)
     return buffer.getvalue()
