@@ -149,14 +149,12 @@ class QuickStartCheckpointSaverHook(tf.train.CheckpointSaverHook):
     """Saves checkpoints, but none before the first step, and no text copy of the graph.
 
     The stock hook spends a third of a start of this network on them: a checkpoint of the weights
-    that were just made or restored, and graph.pbtxt, which nothing reads (TensorBoard's graph
-    comes from the event file).
+    that were just made or restored, and copies of the graph: as graph.pbtxt, which nothing reads,
+    and once more in the event file, where the writer has put it already.
     """
 
     def after_create_session(self, session, coord):
-        step = session.run(self._global_step_tensor)
-        self._summary_writer.add_graph(tf.get_default_graph())
-        self._timer.update_last_triggered_step(step)
+        self._timer.update_last_triggered_step(session.run(self._global_step_tensor))
 
 
 class LastValueHook(tf.train.SessionRunHook):
