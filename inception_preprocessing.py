@@ -150,7 +150,7 @@ def decode_window(encoded: tf.Tensor, choose_window: Callable[[tf.Tensor], tf.Te
 
     # Decoding stops below the window, so that a cut-off JPEG has to be told by its missing end.
     is_whole_jpeg = tf.logical_and(
-        tf.equal(_bytes_at(encoded, 0, 3), b"\xff\xd8\xff"),
+        tf.equal(tf.strings.substr(encoded, 0, 3), b"\xff\xd8\xff"),
         tf.equal(_bytes_at(encoded, tf.strings.length(encoded) - 2, 2), b"\xff\xd9"),
     )
     return tf.cond(is_whole_jpeg, window_of_jpeg, window_of_any)
@@ -158,7 +158,7 @@ def decode_window(encoded: tf.Tensor, choose_window: Callable[[tf.Tensor], tf.Te
 
 def decode_whole(encoded: tf.Tensor) -> tf.Tensor:
     """Decodes an image of any format: uint8 [height, width, 3]; of a GIF the first frame."""
-    is_bmp = tf.equal(_bytes_at(encoded, 0, 2), b"BM")
+    is_bmp = tf.equal(tf.strings.substr(encoded, 0, 2), b"BM")
     return tf.cond(
         is_bmp,
         lambda: _decode_bmp(encoded),

@@ -11,7 +11,8 @@ machine does slows all of them; ratios are medians of the turns' own ratios.
 - naive training, naive evaluation: what one writes first, and what AmoebaNet's TPU original did.
   All features are parsed, the whole image is decoded, made float32, then cropped, resized, flipped,
   and shifted in colour channel by channel (split and concat); batches are transposed to
-  [height, width, channel, batch]; 32 of them are prefetched; threads and allocator are as usual.
+  [height, width, channel, batch]; 8 batches are made at a time, and 32 prefetched. Threads and
+  allocator are as TensorFlow has them.
 - training, evaluation: `imagenet_input.InputPipeline`.
 - decoding: each image is decoded whole, and that is all.
 
@@ -44,6 +45,7 @@ from common.errors import UserError
 PHOTO_SIZE = (500, 375)
 PHOTO_BYTES = 110_000
 NAIVE_PREFETCH = 32
+NAIVE_PARALLEL = 8  # Batches at a time.
 # Naive pipeline each is compared with.
 BASELINES = {"training": "naive training", "evaluation": "naive evaluation"}
 
@@ -138,7 +140,6 @@ def _encode(photo: Image.Image) -> bytes:
 def naive_input(is_training: bool) -> tf.data.Dataset:
     """The naive pipeline of the module's docstring."""
     files = tfrecords.find_shards(FLAGS.data_dir, "train" if is_training else "validation")
-    cores = len(os.sched_getaffinity(0))
     dataset = tf.data.Dataset.from_tensor_slices(files)
     if is_training:
         dataset = dataset.shuffle(len(files)).repeat()
@@ -154,13 +155,13 @@ def naive_input(is_training: bool) -> tf.data.Dataset:
         tf.data.experimental.map_and_batch(
             lambda record: _naive_example(record, is_training),
             FLAGS.batch_size,
-            num_parallel_batches=cores,
+            num_parallel_batches=NAIVE_PARALLEL,
             drop_remainder=True,
         )
     )
     dataset = dataset.map(
         lambda images, labels: (tf.transpose(images, [1, 2, 3, 0]), labels),
-        num_parallel_calls=cores,
+        num_parallel_calls=NAIVE_PARALLEL,
     )
     return dataset.prefetch(NAIVE_PREFETCH)
 
@@ -264,7 +265,10 @@ PIPELINES = {
 
 
 def work(name: str):
-    """A worker: for each line of input one turn; prints its images/s and the peak memory in MB."""
+    """A worker: a turn for each line of input.
+
+    Prints its images/s, seconds of CPU time an image, and the peak memory so far in MB.
+    """
     is_naive = name.startswith("naive")
     if not is_naive:
         allocator.keep_large_buffers()
@@ -276,9 +280,11 @@ def work(name: str):
         stored = (NAIVE_PREFETCH if is_naive else 2) + 2
         for _ in sys.stdin:
             _run(session, batch, stored)
+            cpu_seconds = -time.process_time()
             seconds = _run(session, batch, FLAGS.batches)
-            speed = FLAGS.batches * FLAGS.batch_size / seconds
-            print(speed, _peak_memory(), flush=True)
+            cpu_seconds += time.process_time()
+            images = FLAGS.batches * FLAGS.batch_size
+            print(images / seconds, cpu_seconds / images, _peak_memory(), flush=True)
 
 
 def _run(session, operation, times):
@@ -293,7 +299,11 @@ def _peak_memory() -> float:
 
 
 def compare() -> dict:
-    """Lets all pipelines take turns: {name: {'images_per_second': [...], 'peak_memory_mb': n}}."""
+    """Lets all pipelines take turns.
+
+    Returns:
+        {name: {'images_per_second': [...], 'cpu_seconds': [...], 'peak_memory_mb': n}}.
+    """
     command = [sys.executable, os.path.abspath(__file__), f"--data_dir={FLAGS.data_dir}"]
     for flag in ("image_size", "batch_size", "batches"):
         command.append(f"--{flag}={FLAGS[flag].value}")
@@ -309,14 +319,15 @@ def compare() -> dict:
         )
         for name in PIPELINES
     }
-    figures = {name: {"images_per_second": [], "peak_memory_mb": 0.0} for name in workers}
+    figures = {name: {"images_per_second": [], "cpu_seconds": []} for name in workers}
     try:
         for turn in range(FLAGS.rounds + 1):
             for name, worker in workers.items():
-                speed, memory = _take_turn(name, worker)
+                speed, cpu_seconds, memory = _take_turn(name, worker)
                 figures[name]["peak_memory_mb"] = memory
                 if turn:  # The first fills caches and buffers.
                     figures[name]["images_per_second"].append(speed)
+                    figures[name]["cpu_seconds"].append(cpu_seconds)
     finally:
         for worker in workers.values():
             worker.kill()
@@ -347,7 +358,7 @@ def report(figures: dict):
         f"{FLAGS.image_size} pixels, batches of {FLAGS.batch_size}, "
         f"{len(os.sched_getaffinity(0))} cores, {FLAGS.rounds} turns\n\n"
         "| pipeline | images/s, median | lowest to highest | against naive | of decoding | "
-        "peak memory |\n|---|---|---|---|---|---|"
+        "CPU time an image | peak memory |\n|---|---|---|---|---|---|---|"
     )
     for name, row in figures.items():
         speeds = row["images_per_second"]
@@ -357,7 +368,8 @@ def report(figures: dict):
             memory += f" ({row['part_of_memory']:.2f} of naive)"
         print(
             f"| {name} | {row['median']:.0f} | {min(speeds):.0f} to {max(speeds):.0f} | "
-            f"{speedup} | {row['of_decoding']:.2f} | {memory} |"
+            f"{speedup} | {row['of_decoding']:.2f} | "
+            f"{np.median(row['cpu_seconds']) * 1e3:.2f} ms | {memory} |"
         )
     if FLAGS.result:
         tfrecords.write_text(FLAGS.result, json.dumps(figures, indent=2, sort_keys=True) + "\n")
