@@ -313,7 +313,7 @@ def compare() -> dict:
             [*command, f"--worker={name}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            universal_newlines=True,
+            text=True,
             bufsize=1,
             env=environment,
         )
