@@ -11,6 +11,7 @@ import gc
 import logging
 import math
 import os
+import re
 import sys
 
 import tensorflow.compat.v1 as tf
@@ -75,11 +76,18 @@ flags.DEFINE_float("drop_connect_keep_prob", 1.0, "Probability of keeping a bran
 flags.DEFINE_enum(
     "drop_connect_version", "v1", ["v1", "v2", "v3"], "Dropping grows with time, depth or both."
 )
+flags.DEFINE_integer(
+    "drop_connect_burn_in_steps", None, "Steps to drop path's full strength; 0: none; None: all.", 0
+)
 flags.DEFINE_float("dense_dropout_keep_prob", 0.5, "Part of the last features kept.", 0.0, 1.0)
 flags.DEFINE_float("batch_norm_decay", 0.9, "Decay of the batch statistics.", 0.0, 1.0)
 flags.DEFINE_float("batch_norm_epsilon", 1e-5, "Epsilon of batch normalisation.", 0.0)
 flags.DEFINE_float("moving_average_decay", 0.9999, "Decay of the averages; 0: none.", 0.0, 1.0)
 flags.DEFINE_float("gradient_clipping_by_global_norm", 0.0, "Largest gradient norm; 0: any.")
+
+# Transfer learning.
+flags.DEFINE_string("trainable_variables", None, "Train what this regular expression finds only.")
+flags.DEFINE_boolean("freeze_batch_norm", False, "Neither use nor move batch statistics.")
 
 # Data.
 flags.DEFINE_integer("num_train_images", 1281167, "Images of one epoch.", 1)
@@ -430,11 +438,22 @@ def check_flags(hparams: HParams):
     for name in ("moving_average_decay", "batch_norm_decay"):
         if FLAGS[name].value >= 1:
             raise UserError(f"--{name}={FLAGS[name].value}: expected a number below 1.")
+    for name in ("trainable_variables",):
+        _check_regular_expression(name)
     if hparams.deterministic_input and hparams.random_seed is None:
         raise UserError("--deterministic_input needs --random_seed: the same seed, the same input.")
     _check_image_size(hparams)
     _check_export()
     _check_image_paths()
+
+
+def _check_regular_expression(name: str):
+    try:
+        re.compile(FLAGS[name].value or "")
+    except re.error as error:
+        raise UserError(
+            f"--{name}={FLAGS[name].value} is no regular expression: {error}."
+        ) from error
 
 
 def only_reads_checkpoint() -> bool:

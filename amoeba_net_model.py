@@ -1,5 +1,6 @@
 """AmoebaNet as an Estimator's model: hyper-parameters, loss, optimizer, averages, metrics."""
 
+import re
 from typing import Dict, List, Optional, Tuple
 
 import tensorflow.compat.v1 as tf
@@ -8,6 +9,7 @@ import model_builder
 import network_utils
 from common import checkpoints
 from common.accelerator import Accelerator
+from common.errors import UserError
 from common.hooks import LoadEMAHook, SessionTimingHook  # noqa: F401 (the original's names)
 from common.hparams import HParams
 from imagenet_input import PADDING_LABEL, InputPipeline  # noqa: F401
@@ -51,6 +53,7 @@ def build_hparams(cell_name: str = "amoeba_net_d") -> HParams:
         label_smoothing=0.1,
         drop_connect_keep_prob=0.7,
         drop_connect_version="v1",
+        drop_connect_burn_in_steps=None,  # Steps to full strength (v1, v3); None: all of training.
         dense_dropout_keep_prob=0.5,
         batch_norm_decay=0.9997,
         batch_norm_epsilon=0.001,
@@ -69,6 +72,9 @@ def build_hparams(cell_name: str = "amoeba_net_d") -> HParams:
         rmsprop_momentum_rate=0.9,
         rmsprop_epsilon=1.0,
         moving_average_decay=0.9999,  # Off at 0.
+        # Transfer learning.
+        trainable_variables=None,  # Regular expression; None: all.
+        freeze_batch_norm=False,  # Batch statistics neither used nor moved in training.
     )
 
 
@@ -173,7 +179,11 @@ class AmoebaNetEstimatorModel:
     def _train_op(self, loss, optimizer, global_step) -> tf.Operation:
         """One step: weights, batch-norm statistics, then the moving averages of both."""
         gradients, variables = zip(
-            *optimizer.compute_gradients(loss, gate_gradients=self.accelerator.gate_gradients)
+            *optimizer.compute_gradients(
+                loss,
+                var_list=variables_to_train(self.hparams.trainable_variables),
+                gate_gradients=self.accelerator.gate_gradients,
+            )
         )
         if self.hparams.gradient_clipping_by_global_norm > 0:
             gradients, norm = tf.clip_by_global_norm(
@@ -211,8 +221,8 @@ class AmoebaNetEstimatorModel:
                 *(
                     moving.assign_sub(change, read_value=False)
                     for moving, change in zip(
-                        tf.get_collection(tf.GraphKeys.MOVING_AVERAGE_VARIABLES),
-                        tf.get_collection(network_utils.MOVING_AVERAGE_CHANGES),
+                        tf.get_collection(network_utils.MOVED_STATISTICS),
+                        tf.get_collection(network_utils.STATISTICS_CHANGES),
                     )
                 )
             )
@@ -282,6 +292,26 @@ def accuracies(logits, labels) -> Dict[str, tuple]:
             tf.cast(hits, tf.float32), weights=_weights(labels)
         )
     return metrics
+
+
+def variables_to_train(pattern: Optional[str]) -> List[tf.Variable]:
+    """The trainable variables whose names a regular expression finds; without one, all.
+
+    The others stay in the collection: they are decayed in the loss that is shown, and averaged.
+    """
+    variables = tf.trainable_variables()
+    if pattern is None:
+        return variables
+    found = [v for v in variables if re.search(pattern, v.op.name)]
+    if not found:
+        raise UserError(
+            f"--trainable_variables={pattern} matches none of the {len(variables)} variables that "
+            f"can be trained: their names are like {variables[0].op.name} and "
+            f"{variables[-1].op.name}."
+        )
+    scopes = ", ".join(dict.fromkeys(v.op.name.split("/")[0] for v in found))
+    tf.logging.info("Training %d of %d variables, in %s.", len(found), len(variables), scopes)
+    return found
 
 
 def build_optimizer(hparams: HParams, learning_rate) -> tf.train.Optimizer:

@@ -175,6 +175,59 @@ def test_moving_averages_follow_the_formula():
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+def _moved_by_steps(session, train_op):
+    """Names of the variables that two training steps change, by as little as a bit."""
+    variables = {v.op.name: v for v in tf.global_variables()}
+    before = session.run(variables)
+    for _ in range(2):
+        session.run(train_op)
+    after = session.run(variables)
+    return {name for name in variables if before[name].tobytes() != after[name].tobytes()}
+
+
+def test_training_the_classifier_changes_nothing_else():
+    hparams = _hparams(trainable_variables="^final_layer/", moving_average_decay=0.3)
+    with tf.Graph().as_default(), tf.Session() as session:
+        spec = _train_spec(hparams)
+        session.run(tf.global_variables_initializer())
+        moved = _moved_by_steps(session, spec.train_op)
+    names = ["final_layer/FC/weights", "final_layer/FC/biases"]
+    averages = [amoeba_net_model.average_name(name) for name in names]
+    assert moved == {"global_step", *names, *averages}
+
+
+def test_frozen_batch_norm():
+    """Statistics stay, the rest is trained, and training's loss is evaluation's."""
+    hparams = _hparams(freeze_batch_norm=True, moving_average_decay=0.0, weight_decay=0.0)
+    hparams.num_eval_images = 4
+    model = _model(hparams)
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.set_random_seed(3)
+        tf.train.get_or_create_global_step()
+        labels, images = tf.constant([1, 2, 3, 4]), tf.constant(_images())
+        training = model.model_fn(images, labels, _MODES.TRAIN)
+        with tf.variable_scope("", reuse=True):
+            evaluation = model.model_fn(images, labels, _MODES.EVAL)
+        session.run(tf.global_variables_initializer())
+        statistics = tf.get_collection(tf.GraphKeys.MOVING_AVERAGE_VARIABLES)
+        session.run(
+            [v.initializer for v in statistics],
+            {v.initializer.inputs[1]: np.full(v.shape, 0.5, np.float32) for v in statistics},
+        )
+        loss, expected = session.run([training.loss, evaluation.loss])
+        assert loss == pytest.approx(expected, rel=1e-5)
+        moved = _moved_by_steps(session, training.train_op)
+    assert not [name for name in moved if "moving_" in name]
+    assert {"stem/conv0/weights", "stem/conv0_bn/gamma", "cell_1/beginning_bn/beta"} <= moved
+
+
+def test_regular_expression_that_finds_nothing_to_train():
+    with tf.Graph().as_default(), pytest.raises(
+        UserError, match=r"--trainable_variables=head/ matches none of the .*stem/conv0/weights"
+    ):
+        _train_spec(_hparams(trainable_variables="head/"))
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A model directory with checkpoints of steps 0, 2 and 4, and its Estimator."""

@@ -193,6 +193,29 @@ def test_evaluation_graph_is_what_the_npu_takes(tmp_path):
         ]
 
 
+@pytest.mark.xdist_group("npu_graph")
+def test_training_the_classifier_and_one_layer_moves_only_them(tmp_path):
+    """Statistics of the layer that is trained move with it, those of the others do not."""
+    layer = "cell_1/beginning_bn"
+    hparams = _hparams(
+        trainable_variables=f"^final_layer/|^{layer}", optimizer="momentum", lr_warmup_epochs=0.0
+    )
+    with installed(), tf.Graph().as_default(), tf.Session() as session:
+        device = accelerator.choose("npu")
+        stepping = _Stepping(session, device, hparams, tmp_path, [])
+        before = stepping.variables()
+        stepping.step(overflow=True)
+        assert _moved(before, stepping.variables()) <= _LOSS_SCALE
+        stepping.step()
+        moved = _moved(before, stepping.variables()) - _LOSS_SCALE - {"global_step"}
+    trained = {"final_layer/FC/weights", "final_layer/FC/biases"}
+    trained |= {f"{layer}/{name}" for name in ("beta", "gamma")}
+    followers = {f"{name}/Momentum" for name in trained}
+    trained |= {f"{layer}/{name}" for name in ("moving_mean", "moving_variance")}
+    followers |= {amoeba_net_model.average_name(name) for name in trained}
+    assert moved == trained | followers
+
+
 @pytest.mark.xdist_group("npu_gpu")
 def test_overflow_with_tensorflows_mixed_precision(tmp_path, monkeypatch):
     monkeypatch.setattr(accelerator, "_has_gpu", lambda: True)

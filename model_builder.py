@@ -69,11 +69,12 @@ def _layer_settings(is_training: bool, hparams: HParams):
         network_utils.global_avg_pool,
         network_utils.factorized_reduction,
     ]
-    stochastic = [network_utils.batch_norm, network_utils.drop_path]
     with slim.arg_scope(layers, data_format=hparams.data_format), slim.arg_scope(
-        stochastic, is_training=is_training
+        [network_utils.drop_path], is_training=is_training
     ), slim.arg_scope(
         [network_utils.batch_norm],
+        is_training=is_training and not hparams.freeze_batch_norm,
+        trainable=hparams.trainable_variables,
         decay=hparams.batch_norm_decay,
         epsilon=hparams.batch_norm_epsilon,
     ) as scope:
@@ -150,7 +151,7 @@ def _cells(hparams: HParams, is_training: bool):
             total_num_cells=(
                 hparams.num_cells + hparams.num_reduction_layers + _num_stem_cells(hparams)
             ),
-            drop_path_burn_in_steps=num_train_steps(hparams),
+            drop_path_burn_in_steps=_drop_path_burn_in_steps(hparams),
             drop_connect_version=hparams.drop_connect_version,
             data_format=hparams.data_format,
         )
@@ -159,6 +160,11 @@ def _cells(hparams: HParams, is_training: bool):
         cell(model_specs.get_normal_cell(hparams.cell_name)),
         cell(model_specs.get_reduction_cell(hparams.cell_name)),
     )
+
+
+def _drop_path_burn_in_steps(hparams: HParams) -> int:
+    steps = hparams.drop_connect_burn_in_steps
+    return max(1, num_train_steps(hparams)) if steps is None else steps
 
 
 def _num_stem_cells(hparams: HParams) -> int:

@@ -15,8 +15,9 @@ import tf_slim as slim
 NHWC = "NHWC"
 NCHW = "NCHW"
 
-# Collection of what is subtracted from each variable of MOVING_AVERAGE_VARIABLES, in their order.
-MOVING_AVERAGE_CHANGES = "moving_average_changes"
+# Collections of the batch statistics that training moves, and of what it subtracts from each.
+MOVED_STATISTICS = "moved_statistics"
+STATISTICS_CHANGES = "statistics_changes"
 
 
 def calc_reduction_layers(num_cells: int, num_reduction_layers: int) -> List[int]:
@@ -134,13 +135,17 @@ def batch_norm(
     decay: float = 0.9997,
     epsilon: float = 0.001,
     is_training: bool = True,
+    trainable: Optional[str] = None,
     data_format: str = NHWC,
 ) -> tf.Tensor:
     """Fused batch normalisation with scale and offset over a 4-D tensor.
 
-    In training the moving averages' updates go to UPDATE_OPS, and what they subtract to
-    MOVING_AVERAGE_CHANGES. The moving variance is fed the fused operation's variance, which is
-    the unbiased (Bessel-corrected) one.
+    In training the moving averages' updates go to UPDATE_OPS, themselves to MOVED_STATISTICS, and
+    what is subtracted from them to STATISTICS_CHANGES. The moving variance is fed the fused
+    operation's variance, which is the unbiased (Bessel-corrected) one.
+
+    A layer of which the regular expression `trainable` finds neither scale nor offset by name is
+    computed as outside training: a layer that is not trained does not change.
     """
     channels = [get_channel_dim(inputs.shape, data_format)]
     with tf.variable_scope(scope):
@@ -148,6 +153,9 @@ def batch_norm(
         gamma = tf.get_variable("gamma", channels, initializer=tf.ones_initializer())
         moving_mean = _moving_variable("moving_mean", channels, tf.zeros_initializer())
         moving_variance = _moving_variable("moving_variance", channels, tf.ones_initializer())
+        if trainable is not None:
+            names = (beta.op.name, gamma.op.name)
+            is_training = is_training and any(re.search(trainable, name) for name in names)
         outputs, mean, variance = tf.nn.fused_batch_norm(
             inputs,
             gamma,
@@ -163,7 +171,8 @@ def batch_norm(
                 change = (moving - batch) * (1.0 - decay)
                 update = moving.assign_sub(change, read_value=False)
                 tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, update)
-                tf.add_to_collection(MOVING_AVERAGE_CHANGES, change)
+                tf.add_to_collection(MOVED_STATISTICS, moving)
+                tf.add_to_collection(STATISTICS_CHANGES, change)
         return outputs
 
 
@@ -272,7 +281,8 @@ class BaseCell:
         operations, used_hiddenstates, hiddenstate_indices: see `model_specs`.
         drop_path_keep_prob: probability at which a branch is kept at full strength, in (0, 1].
         total_num_cells: number of cells of the network, stem and reduction cells included.
-        drop_path_burn_in_steps: training steps until drop path has its full strength in time.
+        drop_path_burn_in_steps: training steps until drop path has its full strength in time; 0 for
+            full strength from the first step on.
         drop_connect_version: 'v1' grows drop path with time, 'v2' with depth, 'v3' with both.
         data_format: 'NHWC' or 'NCHW'.
     """
@@ -407,9 +417,9 @@ class BaseCell:
             return 1.0
         if self._drop_connect_version in ("v2", "v3"):
             drop_prob *= (cell_num + 1) / float(self._total_num_cells)
-        if self._drop_connect_version in ("v1", "v3"):
+        if self._drop_connect_version in ("v1", "v3") and self._drop_path_burn_in_steps > 0:
             step = tf.cast(tf.train.get_or_create_global_step(), tf.float32)
-            drop_prob *= tf.minimum(1.0, step / float(max(1, self._drop_path_burn_in_steps)))
+            drop_prob *= tf.minimum(1.0, step / float(self._drop_path_burn_in_steps))
         return 1.0 - drop_prob
 
 

@@ -163,6 +163,20 @@ def test_batch_norm_training_and_inference():
         np.testing.assert_allclose(session.run(inference), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "trainable, frozen", [("^bn/gamma", False), ("bn/beta", False), ("bn_2", True)]
+)
+def test_batch_norm_that_is_not_trained_is_that_of_inference(trainable, frozen):
+    images = tf.constant(_images(4, 5, 5, 2) * 3 + 1)
+    net = network_utils.batch_norm(images, "bn", trainable=trainable)
+    with tf.variable_scope("", reuse=True):
+        inference = network_utils.batch_norm(images, "bn", is_training=False)
+    got, at_inference = _run(net, inference)
+    assert np.array_equal(got, at_inference) == frozen
+    assert len(tf.get_collection(tf.GraphKeys.UPDATE_OPS)) == (0 if frozen else 2)
+    assert len(tf.get_collection(tf.GraphKeys.MOVING_AVERAGE_VARIABLES)) == 2
+
+
 def test_fully_connected():
     net = network_utils.fully_connected(tf.ones([2, 4]), 3)
     assert _variables() == {"FC/weights": [4, 3], "FC/biases": [3]}
@@ -345,25 +359,27 @@ def test_unknown_operation_and_version():
 
 
 @pytest.mark.parametrize(
-    "version, step, expected",
+    "version, burn_in, step, expected",
     [
-        ("v1", 0, 1.0),  # Grows with time...
-        ("v1", 50, 0.8),
-        ("v1", 500, 0.6),
-        ("v2", 0, 1 - 0.4 * 3 / 10),  # ... with depth: the third of ten cells ...
-        ("v2", 500, 1 - 0.4 * 3 / 10),
-        ("v3", 50, 1 - 0.4 * 0.5 * 3 / 10),  # ... or with both.
+        ("v1", 100, 0, 1.0),  # Grows with time...
+        ("v1", 100, 50, 0.8),
+        ("v1", 100, 500, 0.6),
+        ("v2", 100, 0, 1 - 0.4 * 3 / 10),  # ... with depth: the third of ten cells ...
+        ("v2", 100, 500, 1 - 0.4 * 3 / 10),
+        ("v3", 100, 50, 1 - 0.4 * 0.5 * 3 / 10),  # ... or with both.
+        ("v1", 0, 0, 0.6),  # Without burn-in it has its full strength at once.
+        ("v3", 0, 0, 1 - 0.4 * 3 / 10),
     ],
 )
-def test_drop_path_versions(monkeypatch, version, step, expected):
-    """The probability that reaches drop path, for keep_prob 0.6 and 100 steps of burn-in."""
+def test_drop_path_versions(monkeypatch, version, burn_in, step, expected):
+    """The probability that reaches drop path, for keep_prob 0.6."""
     seen = []
     monkeypatch.setattr(
         network_utils, "drop_path", lambda net, keep_prob: seen.append(keep_prob) or net
     )
     global_step = tf.train.create_global_step()
     cell = _cell(drop_connect_version=version)
-    cell._drop_path_keep_prob = 0.6
+    cell._drop_path_keep_prob, cell._drop_path_burn_in_steps = 0.6, burn_in
     cell(tf.ones([2, 8, 8, 8]), "cell", 1.0, 1, None, cell_num=2)
     # Each operation but the three identities of a normal AmoebaNet-D cell.
     assert len(seen) == sum(name != "none" for name in cell._operations)

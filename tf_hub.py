@@ -37,7 +37,8 @@ _DROPPED_COLLECTIONS = (
     tf.GraphKeys.MOVING_AVERAGE_VARIABLES,
     tf.GraphKeys.SUMMARIES,
     tf.GraphKeys.WEIGHTS,
-    network_utils.MOVING_AVERAGE_CHANGES,
+    network_utils.MOVED_STATISTICS,
+    network_utils.STATISTICS_CHANGES,
 )
 
 FLAGS = flags.FLAGS
