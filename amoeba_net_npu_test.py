@@ -339,6 +339,20 @@ def test_program_trains_evaluates_predicts_exports_and_resumes(tmp_path):
         ("train", 3),
     ]
     assert {(r["accelerator"], r["num_devices"]) for r in records} == {("npu", 1)}
+    curves = _curves(os.path.join(directory, "model"))
+    assert {"loss", "learning_rate", "regularization_loss"} <= set(curves)
+    assert curves["loss"][3] == pytest.approx(records[-1]["metrics"]["loss"], rel=1e-6)
+
+
+def _curves(model_dir):
+    """Scalars that training wrote for TensorBoard: {tag: {step: value}}."""
+    curves = {}
+    for path in sorted(os.listdir(model_dir)):
+        if path.startswith("events."):
+            for event in tf.train.summary_iterator(os.path.join(model_dir, path)):
+                for value in event.summary.value:
+                    curves.setdefault(value.tag, {})[event.step] = value.simple_value
+    return curves
 
 
 # What is wrong is said before a graph is built ---------------------------------------------------

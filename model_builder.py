@@ -263,13 +263,19 @@ def build_softmax_loss(
     return loss
 
 
+def _add_scalar_summary(tag: str, value: tf.Tensor):
+    """`tf.summary.scalar`, which would call it '<tag>_1' where an operation has that name."""
+    summary = tf.raw_ops.ScalarSummary(tags=tag, values=value, name=f"{tag}_summary")
+    tf.add_to_collection(tf.GraphKeys.SUMMARIES, summary)
+
+
 def _cross_entropy(labels, logits, weight, label_smoothing, name, add_summary) -> tf.Tensor:
     with tf.name_scope(name):
         loss = tf.losses.softmax_cross_entropy(
             labels, logits, weights=weight, label_smoothing=label_smoothing, scope="value"
         )
     if add_summary:
-        tf.summary.scalar(name, loss)
+        _add_scalar_summary(name, loss)
     return loss
 
 
@@ -336,5 +342,5 @@ def build_learning_rate(
         )
     lr = tf.maximum(lr, _MIN_LEARNING_RATE * initial_lr, name="learning_rate")
     if add_summary:
-        tf.summary.scalar("learning_rate", lr)
+        _add_scalar_summary("learning_rate", lr)
     return lr

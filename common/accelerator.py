@@ -18,7 +18,7 @@ from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 
 from common import rank_table
 from common.errors import UserError
-from common.hooks import QuickStartCheckpointSaverHook
+from common.hooks import QuickStartCheckpointSaverHook, ScalarSummaryHook
 
 NAMES = ("auto", "npu", "gpu", "cpu")
 
@@ -292,7 +292,8 @@ class _Npu(Accelerator):
         return tf.ConfigProto(allow_soft_placement=True, log_device_placement=False)
 
     def training_hooks(self, model_dir, save_checkpoints_steps):
-        return []  # The adapter's Estimator has its own way of saving between loops.
+        # The adapter's Estimator has its own way of saving between loops.
+        return [ScalarSummaryHook(model_dir)]
 
     def estimator(
         self,

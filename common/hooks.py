@@ -157,6 +157,43 @@ class QuickStartCheckpointSaverHook(tf.train.CheckpointSaverHook):
         self._timer.update_last_triggered_step(session.run(self._global_step_tensor))
 
 
+class ScalarSummaryHook(tf.train.SessionRunHook):
+    """Writes the graph's scalar summaries from their values, and never runs a summary operation.
+
+    For devices that compile the training step as a whole, which summary operations cannot be in.
+    The same values are fetched in each run, so that there is only one step to compile.
+
+    Args:
+        summary_dir: directory of the event file.
+        every_n_steps: steps between two points.
+    """
+
+    def __init__(self, summary_dir: str, every_n_steps: int = 100):
+        self._summary_dir = summary_dir
+        self._timer = tf.train.SecondOrStepTimer(every_steps=every_n_steps)
+
+    def begin(self):
+        self._global_step = tf.train.get_global_step()
+        summaries = [summary.op for summary in tf.get_collection(tf.GraphKeys.SUMMARIES)]
+        self._scalars = {
+            tf.get_static_value(op.inputs[0]).item().decode(): op.inputs[1]
+            for op in summaries
+            if op.type == "ScalarSummary"
+        }
+
+    def before_run(self, run_context):
+        return tf.train.SessionRunArgs([self._global_step, self._scalars])
+
+    def after_run(self, run_context, run_values):
+        step, scalars = run_values.results
+        if self._timer.should_trigger_for_step(step):
+            self._timer.update_last_triggered_step(step)
+            summary = tf.Summary()
+            for tag, value in scalars.items():
+                summary.value.add(tag=tag, simple_value=value)
+            tf.summary.FileWriterCache.get(self._summary_dir).add_summary(summary, step)
+
+
 class LastValueHook(tf.train.SessionRunHook):
     """Keeps the last value of one scalar, by name, in `value`, and now and then one in `history`.
 
