@@ -4,6 +4,8 @@ import collections
 import io
 import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from PIL import Image
 
 import amoeba_net_model
 import imagenet_input
-from common import tfrecords
+from common import results, tfrecords
 from common.errors import UserError
 
 NUM_CLASSES = 101
@@ -356,3 +358,95 @@ def test_number_of_validation_images(tmp_path, warnings):
     with pytest.raises(UserError, match=r"is truncated.*--on_bad_record=skip"):
         imagenet_input.check_num_eval_images(str(tmp_path), _hparams())
     imagenet_input.check_num_eval_images(str(tmp_path), _hparams(on_bad_record="skip"))
+
+
+# Programs ----------------------------------------------------------------------------------------
+
+_ROOT = os.path.dirname(os.path.abspath(__file__))
+_SMALL = [
+    *["--num_cells=2", "--reduction_size=4", "--stem_reduction_size=4", "--image_size=19"],
+    *["--use_aux_head=False", "--augment=False", "--dense_dropout_keep_prob=1"],
+    *["--train_batch_size=32", "--eval_batch_size=32"],
+    *["--optimizer=momentum", "--lr=0.1", "--lr_decay_method=cosine", "--accelerator=cpu"],
+]
+
+
+def _program(*command, status=0):
+    """Standard output and error of one of the project's programs."""
+    done = subprocess.run(
+        [sys.executable, os.path.join(_ROOT, command[0]), *command[1:]],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=300,
+        check=False,
+    )
+    log = done.stdout.decode()
+    assert done.returncode == status, log
+    return log
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    """A data set made of 2,400 image files in one folder a class: noise, of another colour each."""
+    source = tmp_path_factory.mktemp("folders")
+    random = np.random.RandomState(0)
+    for i, name in enumerate(("blue", "green", "red")):
+        (source / name).mkdir()
+        for j in range(800):
+            pixels = random.randint(0, 128, (24, 28, 3)).astype(np.uint8)
+            pixels[:, :, 2 - i] += 127
+            Image.fromarray(pixels).save(str(source / name / f"{j}.jpg"))
+    data_dir = str(tmp_path_factory.mktemp("shards"))
+    _program("scripts/build_tfrecords.py", f"--source_dir={source}", f"--output_dir={data_dir}")
+    return data_dir
+
+
+@pytest.mark.xdist_group("amoeba_net")
+def test_from_folders_to_accuracy_without_a_number_by_hand(converted, tmp_path):
+    data, model = f"--data_dir={converted}", f"--model_dir={tmp_path}"
+    assert "sound." in _program("scripts/check_data.py", data)
+    epochs = ["--num_epochs=2", "--num_epochs_per_eval=2", "--random_seed=1"]
+    log = _program("amoeba_net.py", data, model, *epochs, *_SMALL, "--train_batch_size=60")
+    for line in ("num_label_classes = 4", "num_train_images = 2160", "num_eval_images = 240"):
+        assert f"{line}, from" in log
+    (*_, evaluation) = [r for r in results.read_results(str(tmp_path)) if r["kind"] == "eval"]
+    assert evaluation["global_step"] == 2 * 36  # ceil(2160 / 60)
+    assert evaluation["metrics"]["images"] == 240
+    assert evaluation["metrics"]["top_1_accuracy"] > 0.9
+
+
+@pytest.mark.xdist_group("amoeba_net")
+def test_training_and_evaluation_with_damage(tmp_path):
+    paths = {split: _write(tmp_path, split, images=64)[1] for split in tfrecords.SPLITS}
+    for path in paths.values():
+        _truncate(path)
+    command = ["amoeba_net.py", f"--data_dir={tmp_path}", "--num_epochs=2", *_SMALL]
+    command += [
+        "--num_train_images=64",
+        "--num_eval_images=64",
+        f"--num_label_classes={NUM_CLASSES}",
+    ]
+    log = _program(*command, f"--model_dir={tmp_path / 'fail'}", "--mode=train", status=1)
+    error = log.strip().splitlines()[-1]
+    assert error.startswith(f"amoeba_net.py: {paths['train']}: record 15 is not there")
+    assert "is truncated" in error and "--on_bad_record=skip" in error
+    assert "Traceback" not in log
+    skipped = tmp_path / "skip"
+    command += [f"--model_dir={skipped}", "--on_bad_record=skip", "--num_epochs_per_eval=2"]
+    log = _program(*command)
+    for path in paths.values():
+        assert f"Left out: {path}: record 15 is not there" in log
+    assert "Only 63 of 64 images could be evaluated." in log
+    (evaluation,) = [r for r in results.read_results(str(skipped)) if r["kind"] == "eval"]
+    assert evaluation["metrics"]["images"] == 63
+
+    log = _program(*command, "--mode=eval", "--on_bad_record=fail", status=1)
+    assert "is truncated" in log and "Traceback" not in log
+
+
+def test_deterministic_input_needs_a_seed(tmp_path):
+    log = _program(
+        "amoeba_net.py", "--synthetic_data", f"--model_dir={tmp_path}", "--deterministic_input",
+        *_SMALL, status=1,
+    )  # fmt: skip
+    assert "--deterministic_input needs --random_seed" in log
