@@ -25,7 +25,7 @@ import model_builder
 import model_specs
 import prediction
 import serving
-from common import accelerator, allocator, checkpoints, results
+from common import accelerator, allocator, checkpoints, results, warm_start
 from common.errors import UserError
 from common.hooks import LastValueHook, ProgressBarHook, SessionTimingHook, ThroughputHook
 from common.hparams import HParams
@@ -86,6 +86,9 @@ flags.DEFINE_float("moving_average_decay", 0.9999, "Decay of the averages; 0: no
 flags.DEFINE_float("gradient_clipping_by_global_norm", 0.0, "Largest gradient norm; 0: any.")
 
 # Transfer learning.
+flags.DEFINE_string("init_checkpoint", None, "Checkpoint or model_dir to start a training from.")
+flags.DEFINE_string("init_exclude", None, "Do not take what this regular expression finds.")
+flags.DEFINE_boolean("init_averages", True, "Take moving averages where there are, or weights.")
 flags.DEFINE_string("trainable_variables", None, "Train what this regular expression finds only.")
 flags.DEFINE_boolean("freeze_batch_norm", False, "Neither use nor move batch statistics.")
 
@@ -409,6 +412,13 @@ def take_dataset_info(hparams: HParams):
     for split, name in (("train", "num_train_images"), ("validation", "num_eval_images")):
         if split in info["splits"]:
             known[name] = info["splits"][split]["images"]
+    classes = FLAGS["num_label_classes"]
+    if not classes.using_default_value and classes.value != info["num_label_classes"]:
+        raise UserError(
+            f"--num_label_classes={classes.value}, but {FLAGS.data_dir}'s dataset.json says "
+            f"{info['num_label_classes']}, the background class 0 included: leave the flag out, or "
+            "name another --data_dir."
+        )
     for name, value in known.items():
         if FLAGS[name].using_default_value:
             hparams.set_hparam(name, value)
@@ -438,7 +448,9 @@ def check_flags(hparams: HParams):
     for name in ("moving_average_decay", "batch_norm_decay"):
         if FLAGS[name].value >= 1:
             raise UserError(f"--{name}={FLAGS[name].value}: expected a number below 1.")
-    for name in ("trainable_variables",):
+    if FLAGS.init_exclude is not None and not FLAGS.init_checkpoint:
+        raise UserError("--init_exclude is for --init_checkpoint, which is missing.")
+    for name in ("init_exclude", "trainable_variables"):
         _check_regular_expression(name)
     if hparams.deterministic_input and hparams.random_seed is None:
         raise UserError("--deterministic_input needs --random_seed: the same seed, the same input.")
@@ -508,6 +520,8 @@ def check_directories(hparams: HParams):
             imagenet_input.find_shards(FLAGS.data_dir, "train", hparams)
         if FLAGS.mode != "train":
             imagenet_input.check_num_eval_images(FLAGS.data_dir, hparams)
+    if FLAGS.init_checkpoint:
+        check_init_checkpoint()
     marker = os.path.join(FLAGS.model_dir, f".write_test{os.getpid()}")
     try:
         tf.io.gfile.makedirs(FLAGS.model_dir)
@@ -518,6 +532,18 @@ def check_directories(hparams: HParams):
         raise UserError(
             f"--model_dir={FLAGS.model_dir} cannot be written to: {error}. Name another directory."
         ) from error
+
+
+def check_init_checkpoint():
+    """Checks that there is a checkpoint to start from, if this run starts a training."""
+    if not FLAGS.mode.startswith("train"):
+        tf.logging.info("--init_checkpoint is for training: it has no effect in %s.", FLAGS.mode)
+        return
+    latest = checkpoints.latest(FLAGS.model_dir)
+    if latest:
+        tf.logging.info("Going on from %s: --init_checkpoint is for new trainings.", latest)
+    else:
+        warm_start.resolve(FLAGS.init_checkpoint)
 
 
 def resolve_checkpoint(path: str) -> str:

@@ -1,18 +1,24 @@
 """AmoebaNet as an Estimator's model: hyper-parameters, loss, optimizer, averages, metrics."""
 
+import os
 import re
-from typing import Dict, List, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Tuple
 
 import tensorflow.compat.v1 as tf
 
 import model_builder
 import network_utils
-from common import checkpoints
+from common import checkpoints, results, warm_start
 from common.accelerator import Accelerator
+from common.checkpoints import average_name
 from common.errors import UserError
 from common.hooks import LoadEMAHook, SessionTimingHook  # noqa: F401 (the original's names)
 from common.hparams import HParams
 from imagenet_input import PADDING_LABEL, InputPipeline  # noqa: F401
+
+# Hyper-parameters, and flags, that decide on names and shapes of a network's variables, but for
+# those of its classifiers.
+ARCHITECTURE = ("cell_name", "num_cells", "reduction_size", "stem_reduction_size", "aux_scaling")
 
 
 def build_hparams(cell_name: str = "amoeba_net_d") -> HParams:
@@ -73,6 +79,9 @@ def build_hparams(cell_name: str = "amoeba_net_d") -> HParams:
         rmsprop_epsilon=1.0,
         moving_average_decay=0.9999,  # Off at 0.
         # Transfer learning.
+        init_checkpoint=None,  # Checkpoint or model directory to start a new training from.
+        init_exclude=None,  # Regular expression: variables not to take.
+        init_averages=True,  # Take moving averages, and raw weights where there are none.
         trainable_variables=None,  # Regular expression; None: all.
         freeze_batch_norm=False,  # Batch statistics neither used nor moved in training.
     )
@@ -137,6 +146,7 @@ class AmoebaNetEstimatorModel:
 
     def _train_spec(self, logits, end_points, labels):
         self._check_latest_checkpoint()
+        start = self._warm_start()
         hparams = self.hparams
         global_step = tf.train.get_or_create_global_step()
         loss = model_builder.build_softmax_loss(logits, end_points, labels, hparams.label_smoothing)
@@ -151,8 +161,34 @@ class AmoebaNetEstimatorModel:
             tf.estimator.ModeKeys.TRAIN,
             loss=total_loss,
             train_op=train_op,
-            scaffold=_training_scaffold(),
+            scaffold=_training_scaffold(start and start()),
         )
+
+    def _warm_start(self) -> Optional[Callable]:
+        """What makes the scaffold's init_fn; None if training starts, or goes on, by itself.
+
+        Called before the long part of graph building, since the checkpoint may not fit; what it
+        returns is called after it, when there are moving averages, which start from the same.
+        """
+        hparams = self.hparams
+        if not hparams.init_checkpoint or (self.model_dir and checkpoints.latest(self.model_dir)):
+            return None
+        path = warm_start.resolve(hparams.init_checkpoint)
+        choice = warm_start.plan(
+            path,
+            averaged_variables(),
+            hparams.init_exclude,
+            hparams.init_averages,
+            advice=lambda: _architecture_advice(path, hparams),
+        )
+
+        def make_init_fn():
+            sources = dict(choice.taken)
+            sources.update((average_name(name), source) for name, source in choice.taken.items())
+            variables = {v: sources.get(v.op.name) for v in tf.global_variables()}
+            return warm_start.init_fn(path, {v: name for v, name in variables.items() if name})
+
+        return make_init_fn
 
     def _check_latest_checkpoint(self):
         """Stops at another architecture's checkpoint, before the long part of graph building."""
@@ -253,14 +289,29 @@ def num_evaluated_images(hparams: HParams) -> int:
     return min(hparams.num_eval_images, num_eval_batches(hparams) * hparams.eval_batch_size)
 
 
-def _training_scaffold() -> tf.train.Scaffold:
+def _architecture_advice(path: str, hparams: HParams) -> str:
+    """Which flags make a checkpoint's network, as its results.json knows if it is there."""
+    records = results.read_results(os.path.dirname(path))
+    theirs = records[-1].get("hparams", {}) if records else {}
+    flags = [
+        f"--{name}={theirs[name]}"
+        for name in ARCHITECTURE
+        if name in theirs and theirs[name] != getattr(hparams, name)
+    ]
+    if flags:
+        return f"It was trained with {' '.join(flags)}: use that here."
+    names = ", ".join(f"--{name}" for name in ARCHITECTURE)
+    return f"Use the flags it was trained with ({names}), or name what differs in --init_exclude."
+
+
+def _training_scaffold(init_fn: Optional[Callable] = None) -> tf.train.Scaffold:
     """The default scaffold without its checks for uninitialised variables.
 
     The initialiser sets all of them and a restore fails unless it does: the two checks would find
     nothing, with two operations a variable.
     """
     nothing = tf.constant([], tf.string, name="uninitialized_variables")
-    return tf.train.Scaffold(ready_op=nothing, ready_for_local_init_op=nothing)
+    return tf.train.Scaffold(init_fn=init_fn, ready_op=nothing, ready_for_local_init_op=nothing)
 
 
 def _weights(labels) -> tf.Tensor:
@@ -336,11 +387,6 @@ def build_optimizer(hparams: HParams, learning_rate) -> tf.train.Optimizer:
 def averaged_variables() -> List[tf.Variable]:
     """What has a moving average: trainable variables and batch-norm statistics."""
     return tf.trainable_variables() + tf.get_collection(tf.GraphKeys.MOVING_AVERAGE_VARIABLES)
-
-
-def average_name(name: str) -> str:
-    """Name of the moving average of the variable of a name, in the graph and in checkpoints."""
-    return f"{name}/ExponentialMovingAverage"
 
 
 def update_moving_averages(variables, decay: float, num_updates: tf.Variable) -> tf.Operation:

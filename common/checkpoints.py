@@ -37,6 +37,11 @@ def latest(model_dir: str) -> Optional[str]:
     return tf.train.latest_checkpoint(model_dir)
 
 
+def average_name(name: str) -> str:
+    """Name of the moving average of the variable of a name, in the graph and in checkpoints."""
+    return f"{name}/ExponentialMovingAverage"
+
+
 def check_restorable(path: str, variables: Dict[str, tf.Variable]):
     """Checks that a checkpoint holds every variable, with the shape the graph wants.
 
