@@ -410,6 +410,18 @@ def test_gpu_refuses_modes_it_has_not(gpu):
         accelerator.choose("gpu", Options(precision_mode="force_fp16"))
 
 
+def test_threads_of_tensorflow_with_mkl(monkeypatch):
+    monkeypatch.setattr(accelerator.pywrap_tensorflow, "IsMklEnabled", lambda: True)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(6))
+    config = accelerator.choose("cpu").session_config()
+    assert (config.intra_op_parallelism_threads, config.inter_op_parallelism_threads) == (6, 2)
+    assert os.environ["OMP_NUM_THREADS"] == "6"
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")  # The user's own choice stays.
+    accelerator.choose("cpu").session_config(training=True)
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
 def test_cpu_session_stays_on_the_cpu():
     with installed():
         accelerator.choose("npu")
