@@ -354,11 +354,7 @@ class Run:
                 hooks=[timing],
                 checkpoint_path=checkpoint,
             )
-        wanted = amoeba_net_model.num_evaluated_images(self.hparams)
-        images = self.eval_input.num_images or wanted
-        if images < wanted:
-            tf.logging.warning("Only %d of %d images could be evaluated.", images, wanted)
-            metrics["loss"] *= wanted / images  # The model divides by what it expects.
+        images = amoeba_net_model.correct_loss(metrics, self.hparams, self.eval_input.num_images)
         names = ("loss", "top_1_accuracy", "top_5_accuracy", "global_step")
         tf.logging.info("Evaluation results: %s", {name: metrics[name] for name in names})
         metrics.pop("global_step")

@@ -334,6 +334,22 @@ def eval_loss(hparams: HParams, logits, labels) -> tf.Tensor:
     return tf.reduce_sum(losses * _weights(labels)) / images_per_batch
 
 
+def correct_loss(metrics: Dict[str, float], hparams: HParams, num_images: int) -> int:
+    """Corrects an evaluation's loss where bad records were left out; returns the images it is of.
+
+    Args:
+        metrics: its 'loss' was divided by the number of images that `hparams` say.
+        hparams: of the evaluation.
+        num_images: that came; 0 where nobody counted.
+    """
+    wanted = num_evaluated_images(hparams)
+    if not 0 < num_images < wanted:
+        return wanted
+    tf.logging.warning("Only %d of %d images could be evaluated.", num_images, wanted)
+    metrics["loss"] *= wanted / num_images
+    return num_images
+
+
 def accuracies(logits, labels) -> Dict[str, tuple]:
     """Streaming means over images of whether the label is among the 1 or 5 largest logits."""
     metrics = {}

@@ -305,3 +305,15 @@ def test_checkpoint_of_another_network_stops_training_and_prediction(trained):
 def test_checkpoint_that_is_none(tmp_path):
     with pytest.raises(UserError, match="Cannot read a checkpoint at"):
         checkpoints.open_checkpoint(str(tmp_path / "model.ckpt-7"))
+
+
+@pytest.mark.parametrize(
+    "num_images, loss, counted",
+    [(0, 2.0, 10), (10, 2.0, 10), (8, 2.5, 8), (1, 20.0, 1)],
+)
+def test_loss_is_the_mean_over_the_images_that_came(num_images, loss, counted):
+    hparams = amoeba_net_model.build_hparams()
+    hparams.num_eval_images, hparams.eval_batch_size = 10, 4
+    metrics = {"loss": 2.0}
+    assert amoeba_net_model.correct_loss(metrics, hparams, num_images) == counted
+    assert metrics["loss"] == pytest.approx(loss)

@@ -1,6 +1,7 @@
 """A user's own images -> names of classes and probabilities."""
 
 import collections
+import concurrent.futures
 import csv
 import glob
 import io
@@ -79,13 +80,10 @@ def classify(
     shape = [hparams.image_size, hparams.image_size, 3]
 
     def images():
-        read = ImageReader(hparams.image_size)
         count = 0
-        for path in paths:
-            try:
-                image = read(path)
-            except UserError as error:
-                handed_in.append(Answer(path, error=str(error)))
+        for path, image in _read_all(paths, hparams.image_size, batch_size):
+            if isinstance(image, UserError):
+                handed_in.append(Answer(path, error=str(image)))
             else:
                 handed_in.append(Answer(path))
                 count += 1
@@ -105,6 +103,22 @@ def classify(
             break
         yield _answer(handed_in.popleft().path, prediction["probabilities"])
     yield from handed_in
+
+
+def _read_all(paths: Sequence[str], image_size: int, together: int) -> Iterator[tuple]:
+    """(path, image or the UserError of reading it) of each file, so many at a time."""
+    read = ImageReader(image_size)
+
+    def read_or_error(path):
+        try:
+            return read(path)
+        except UserError as error:
+            return error
+
+    with concurrent.futures.ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for start in range(0, len(paths), together):
+            group = paths[start : start + together]
+            yield from zip(group, pool.map(read_or_error, group))
 
 
 def _answer(path: str, probabilities: np.ndarray) -> Answer:

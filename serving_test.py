@@ -131,7 +131,7 @@ def test_warm_up_requests_are_answered(saved_model_dir, saved_model):
     assert sizes == [1] * 8 + [3] * 8
 
 
-def test_saved_model_cli(saved_model_dir, evaluation, tmp_path):
+def test_saved_model_cli(tiny_model, saved_model_dir, evaluation, tmp_path):
     cli = [sys.executable, "-m", "tensorflow.python.tools.saved_model_cli"]
     signature = ["--dir", saved_model_dir, "--tag_set", "serve"]
     shown = subprocess.run(
@@ -149,6 +149,15 @@ def test_saved_model_cli(saved_model_dir, evaluation, tmp_path):
     )
     got = np.load(str(tmp_path / "probabilities.npy"))
     np.testing.assert_allclose(got, evaluation["probabilities"][:2], atol=_TOLERANCE)
+    (tmp_path / "digit.jpg").write_bytes(tiny_model.images[0])
+    encoded = f"input=[open('{tmp_path / 'digit.jpg'}','rb').read()]"
+    subprocess.run(
+        [*cli, "run", *signature, "--signature_def", "serving_default", "--overwrite"]
+        + ["--outdir", str(tmp_path), "--input_exprs", encoded],
+        check=True,
+    )
+    got = np.load(str(tmp_path / "probabilities.npy"))
+    np.testing.assert_allclose(got, evaluation["probabilities"][:1], atol=_TOLERANCE)
 
 
 def test_frozen_graph_answers_as_evaluation(export_dir, evaluation):

@@ -83,6 +83,7 @@ def evaluate_module(hparams: HParams):
     device = amoeba_net.choose_device()
     with pipeline.naming_bad_records():
         metrics = eval_from_hub(module_path, pipeline.input_fn, hparams, device)
+    amoeba_net_model.correct_loss(metrics, hparams, pipeline.num_images)
     tf.logging.info("Evaluation results: %s", metrics)
 
 
