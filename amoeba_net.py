@@ -136,6 +136,17 @@ flags.DEFINE_boolean("enable_hostcall", False, "Kept from the TPU original; has 
 flags.DEFINE_integer("num_shards", None, "Kept from the TPU original; has no effect.")
 flags.DEFINE_integer("distributed_group_size", 1, "Kept from the TPU original; has no effect.")
 
+# Bounds that the value itself may not reach, which absl's bounds cannot say.
+ABOVE_0 = (
+    "num_epochs",
+    "lr",
+    "lr_num_epochs_per_decay",
+    "drop_connect_keep_prob",
+    "dense_dropout_keep_prob",
+    "lr_decay_value",
+)
+BELOW_1 = ("moving_average_decay", "batch_norm_decay")
+
 FLAGS = flags.FLAGS
 
 
@@ -431,17 +442,10 @@ def check_flags(hparams: HParams):
         raise UserError(
             "--data_dir is missing: the directory of the TFRecord files; or use --synthetic_data."
         )
-    for name in (
-        "num_epochs",
-        "lr",
-        "lr_num_epochs_per_decay",
-        "drop_connect_keep_prob",
-        "dense_dropout_keep_prob",
-        "lr_decay_value",
-    ):
+    for name in ABOVE_0:
         if FLAGS[name].value <= 0:
             raise UserError(f"--{name}={FLAGS[name].value}: expected a number above 0.")
-    for name in ("moving_average_decay", "batch_norm_decay"):
+    for name in BELOW_1:
         if FLAGS[name].value >= 1:
             raise UserError(f"--{name}={FLAGS[name].value}: expected a number below 1.")
     if FLAGS.init_exclude is not None and not FLAGS.init_checkpoint:
