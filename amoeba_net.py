@@ -156,13 +156,16 @@ def main(argv):
     set_up_logging()
     # Graphs are many objects that stay: looking for garbage among them takes a fifth of building.
     gc.set_threshold(100_000)
-    allocator.keep_large_buffers()
     try:
         hparams = hparams_from_flags()
         take_dataset_info(hparams)
         check_flags(hparams)
         check_directories(hparams)
-        run = Run(hparams, choose_device())
+        device = choose_device()
+        # On the host's own CPU whole layers are buffers too; else batches are the largest.
+        batch_bytes = None if device.computes_on_host else imagenet_input.batch_bytes(hparams)
+        allocator.keep_large_buffers(batch_bytes)
+        run = Run(hparams, device)
         if not run.device.is_chief and not FLAGS.mode.startswith("train"):
             tf.logging.info("Rank %d leaves this to rank 0.", run.device.rank)
             return

@@ -105,6 +105,7 @@ class Accelerator:
         gate_gradients: how `compute_gradients` orders gradients and updates.
         skips_steps: whether the wrapped optimizer leaves out steps whose gradients overflow.
             `global_step` does not advance then, and nothing else may move.
+        computes_on_host: whether the network's buffers are in the host's memory.
     """
 
     name = "cpu"
@@ -113,6 +114,7 @@ class Accelerator:
     # Resource variables need no gate, and without one an update starts as its gradient is there.
     gate_gradients = tf.train.Optimizer.GATE_NONE
     skips_steps = False
+    computes_on_host = True
 
     def __init__(self, options: Optional[Options] = None):
         self.options = options or Options()
@@ -206,6 +208,7 @@ class _Gpu(Accelerator):
     """A GPU; mixed precision is TensorFlow's own rewriting of the graph."""
 
     name = "gpu"
+    computes_on_host = False
 
     def __init__(self, options: Options):
         super().__init__(options)
@@ -243,6 +246,7 @@ class _Npu(Accelerator):
     """An Ascend 910, or one of several that train together, through the adapter."""
 
     name = "npu"
+    computes_on_host = False
     # The order of updates on the device is the adapter's, and this is the gate it is made for.
     gate_gradients = tf.train.Optimizer.GATE_OP
 

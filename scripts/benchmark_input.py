@@ -23,6 +23,7 @@ import io
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -219,14 +220,19 @@ def naive_preprocessing(
     return (image - 0.5) * 2.0
 
 
-def project_input(is_training: bool) -> tf.data.Dataset:
-    """The project's pipeline; evaluation images over and over, too."""
+def _hparams():
     hparams = amoeba_net_model.build_hparams()
     for name in ("train_batch_size", "eval_batch_size"):
         hparams.set_hparam(name, FLAGS.batch_size)
+    hparams.image_size = FLAGS.image_size
+    return hparams
+
+
+def project_input(is_training: bool) -> tf.data.Dataset:
+    """The project's pipeline; evaluation images over and over, too."""
+    hparams = _hparams()
     files = tfrecords.find_shards(FLAGS.data_dir, "train" if is_training else "validation")
     images = tfrecords.count_records(files)
-    hparams.image_size = FLAGS.image_size
     hparams.num_train_images = hparams.num_eval_images = images
     hparams.eval_drop_remainder = True
     pipeline = imagenet_input.InputPipeline(is_training, FLAGS.data_dir, hparams)
@@ -271,7 +277,7 @@ def work(name: str):
     """
     is_naive = name.startswith("naive")
     if not is_naive:
-        allocator.keep_large_buffers()
+        allocator.keep_large_buffers(imagenet_input.batch_bytes(_hparams()))
     with tf.Graph().as_default(), tf.Session() as session:
         iterator = tf.data.make_initializable_iterator(PIPELINES[name]())
         batch = tf.group(iterator.get_next())
@@ -336,10 +342,13 @@ def compare() -> dict:
 
 
 def _take_turn(name, worker):
+    # Between its turns a process is stopped: it would go on filling its buffers in others' time.
+    worker.send_signal(signal.SIGCONT)
     worker.stdin.write("\n")
     line = worker.stdout.readline()
     if not line:
         raise UserError(f"The process of {name!r} ended with status {worker.wait()}.")
+    worker.send_signal(signal.SIGSTOP)
     return tuple(map(float, line.split()))
 
 
@@ -377,7 +386,7 @@ def report(figures: dict):
 
 def read_epochs(epochs: int):
     """Prints time and memory of each epoch of the training pipeline, at most twenty lines."""
-    allocator.keep_large_buffers()
+    allocator.keep_large_buffers(imagenet_input.batch_bytes(_hparams()))
     files = tfrecords.find_shards(FLAGS.data_dir, "train")
     batches = tfrecords.count_records(files) // FLAGS.batch_size
     with tf.Graph().as_default(), tf.Session() as session:
