@@ -1,10 +1,28 @@
-"""What is in a checkpoint, and whether a graph can take it."""
+"""Checkpoints: what is in one, whether it is whole, which is the newest, and the best."""
 
-from typing import Dict, Optional
+import datetime
+import functools
+import math
+import os
+import re
+import time
+from typing import Dict, Iterator, List, Optional, Tuple
 
 import tensorflow.compat.v1 as tf
+from google.protobuf import text_format
+from tensorflow.python.training.checkpoint_state_pb2 import CheckpointState
 
+from common import tfrecords
 from common.errors import UserError
+
+BEST = "best"
+_STATE = "checkpoint"
+_INDEX = re.compile(r"(?P<name>.+-(?P<step>\d+))\.index$")
+# What a writer that was killed leaves: parts of a checkpoint, the state before it is renamed.
+_LEFTOVER = re.compile(
+    r".+-\d+_temp_[0-9a-f]{32}$|checkpoint\.tmp[0-9a-f]{32}$|results\.json\.tmp\d+$|\.tmp-\d+-"
+)
+_SAY_EVERY_SECONDS = 60
 
 # What reading a checkpoint raises where a file of it is missing, cut off or overwritten.
 _UNREADABLE = (
@@ -33,8 +51,205 @@ def global_step(path: str) -> int:
 
 
 def latest(model_dir: str) -> Optional[str]:
-    """Path of the newest checkpoint in a directory, None if there is none."""
-    return tf.train.latest_checkpoint(model_dir)
+    """Path of the newest whole checkpoint in a directory, None if there is none.
+
+    That is the one the directory's state file names. Where it is damaged, or the state file itself
+    is, another one takes its place, with a warning.
+
+    Raises:
+        UserError: there are checkpoints, but every one is damaged.
+    """
+    named, trouble = _named(model_dir)
+    if named:
+        trouble = problem(named)
+        if not trouble:
+            return named
+    others = [path for path in _in_directory(model_dir) if path != named]
+    for path in others:
+        if problem(path):
+            continue
+        _warn_once(f"{named or model_dir}: {trouble} Taking the newest whole checkpoint, {path}.")
+        return path
+    if not named and not trouble:
+        return None  # At most parts of a first checkpoint, which was never finished.
+    raise UserError(
+        f"{named or model_dir}: {trouble} No other checkpoint in {model_dir} is whole. Move the "
+        "files model.ckpt-* and checkpoint away to start from the beginning."
+    )
+
+
+def problem(path: str) -> Optional[str]:
+    """What is wrong with a checkpoint, as a sentence; None where every byte of it can be read."""
+    files = _files(path)
+    if not any(name.endswith(".index") for name, _, _ in files) or len(files) < 2:
+        return "A file of it is missing."
+    return _problem(path, files)
+
+
+@functools.lru_cache(maxsize=64)
+def _problem(path: str, files: Tuple[tuple, ...]) -> Optional[str]:
+    del files  # With other sizes or times it is not the same question.
+    try:
+        reader = tf.train.load_checkpoint(path)
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)  # Compares the checksum.
+    except _UNREADABLE as error:
+        return f"It is damaged: {_first_line(error)}"
+    return None
+
+
+def exists(path: str) -> bool:
+    """Whether a checkpoint's index is there; its deletion begins with the index."""
+    return tf.io.gfile.exists(path + ".index")
+
+
+def repair(model_dir: str):
+    """Makes a directory ready for one that goes on training in it, and for TensorFlow's restoring.
+
+    Its state file names a whole checkpoint afterwards, and what a killed writer left is removed.
+    Nobody else may write to the directory meanwhile.
+    """
+    remove_leftovers(model_dir)
+    newest = latest(model_dir)
+    if not newest or newest == _named(model_dir)[0]:
+        return
+    # All others are in the list, damaged ones too, so that the saver deletes them in their turn.
+    others = [path for path in reversed(_in_directory(model_dir)) if path != newest]
+    _write_state(model_dir, [*others, newest])
+
+
+def remove_leftovers(model_dir: str):
+    """Removes what writers that were interrupted have left in a directory."""
+    for directory in (model_dir, os.path.join(model_dir, BEST)):
+        if tf.io.gfile.isdir(directory):
+            _remove_leftovers(directory)
+
+
+def _remove_leftovers(directory: str):
+    for name in tf.io.gfile.listdir(directory):
+        if _LEFTOVER.match(name.rstrip("/")):
+            path = os.path.join(directory, name.rstrip("/"))
+            tf.logging.info("Removing %s, which was never finished.", path)
+            if tf.io.gfile.isdir(path):
+                tf.io.gfile.rmtree(path)
+            else:
+                tf.io.gfile.remove(path)
+
+
+def wait_for_new(model_dir: str, timeout: float) -> Iterator[str]:
+    """Yields each new checkpoint's path, until `timeout` seconds bring none.
+
+    Says at once and then every minute what it waits for, and how long it still will.
+    """
+    last = None
+    while True:
+        path = _wait_for_other_than(last, model_dir, time.monotonic() + timeout)
+        if path is None:
+            tf.logging.info("No new checkpoint for %d s: evaluation ends.", timeout)
+            return
+        last = path
+        yield path
+
+
+def _wait_for_other_than(last: Optional[str], model_dir: str, deadline: float) -> Optional[str]:
+    wanted = f"a checkpoint newer than {os.path.basename(last)}" if last else "a first checkpoint"
+    say_next = time.monotonic()
+    while True:
+        try:
+            path = latest(model_dir)
+        except UserError as error:  # The trainer may write another one.
+            _warn_once(str(error))
+            path = None
+        if path and path != last:
+            return path
+        now = time.monotonic()
+        left = deadline - now
+        if left <= 0:
+            return None
+        if now >= say_next:
+            say_next += _SAY_EVERY_SECONDS
+            time_left = datetime.timedelta(seconds=math.ceil(left))
+            tf.logging.info(
+                "Waiting for %s in %s, for up to %s more.", wanted, model_dir, time_left
+            )
+        time.sleep(min(1.0, left))
+
+
+def keep_best(model_dir: str, path: str):
+    """Copies a checkpoint to `best/`, in place of the one that is there.
+
+    `best/` is a directory of checkpoints with one: its state file changes when the new one is
+    there as a whole, and only then the old one goes.
+    """
+    directory = os.path.join(model_dir, BEST)
+    tf.io.gfile.makedirs(directory)
+    name = os.path.basename(path)
+    for file, _, _ in sorted(_files(path)):  # The data before the index.
+        target = os.path.join(directory, file)
+        temporary = tfrecords.temporary_path(target)
+        tf.io.gfile.copy(os.path.join(os.path.dirname(path), file), temporary, overwrite=True)
+        tf.io.gfile.rename(temporary, target, overwrite=True)
+    _write_state(directory, [os.path.join(directory, name)])
+    for file in tf.io.gfile.listdir(directory):
+        if file != _STATE and not file.startswith(name + "."):
+            tf.io.gfile.remove(os.path.join(directory, file))
+
+
+def best(model_dir: str) -> Optional[str]:
+    """The checkpoint in `best/`, None if there is none."""
+    return tf.train.latest_checkpoint(os.path.join(model_dir, BEST))
+
+
+def _named(model_dir: str) -> Tuple[Optional[str], Optional[str]]:
+    """(path that a directory's state file names or None, what is wrong with the state file)."""
+    if not tf.io.gfile.exists(os.path.join(model_dir, _STATE)):
+        others = _in_directory(model_dir)
+        whole = others and any(not problem(path) for path in others)
+        return None, "The state file `checkpoint` is missing." if whole else None
+    try:
+        state = tf.train.get_checkpoint_state(model_dir)
+    except ValueError:  # It is empty, or not text.
+        state = None
+    if state is None:
+        return None, "The state file `checkpoint` is damaged."
+    return state.model_checkpoint_path, None
+
+
+def _write_state(model_dir: str, paths: List[str]):
+    """Writes a state file that names checkpoints of its directory, the latest last."""
+    names = [os.path.basename(path) for path in paths]
+    state = CheckpointState(model_checkpoint_path=names[-1], all_model_checkpoint_paths=names)
+    tfrecords.write_text(os.path.join(model_dir, _STATE), text_format.MessageToString(state))
+
+
+def _in_directory(model_dir: str) -> List[str]:
+    """Paths of the checkpoints of which a directory holds the index, the newest first."""
+    if not tf.io.gfile.isdir(model_dir):
+        return []
+    found = [match for match in map(_INDEX.match, tf.io.gfile.listdir(model_dir)) if match]
+    found.sort(key=lambda match: int(match.group("step")), reverse=True)
+    return [os.path.join(model_dir, match.group("name")) for match in found]
+
+
+def _files(path: str) -> Tuple[tuple, ...]:
+    """(name, size, time) of each file of a checkpoint."""
+    directory, prefix = os.path.dirname(path), os.path.basename(path) + "."
+    if not tf.io.gfile.isdir(directory):
+        return ()
+    files = []
+    for name in sorted(tf.io.gfile.listdir(directory)):
+        if name.startswith((prefix + "data-", prefix + "index")):
+            try:
+                stat = tf.io.gfile.stat(os.path.join(directory, name))
+            except tf.errors.NotFoundError:
+                continue  # Just deleted.
+            files.append((name, stat.length, stat.mtime_nsec))
+    return tuple(files)
+
+
+@functools.lru_cache(maxsize=None)
+def _warn_once(message: str):
+    tf.logging.warning("%s", message)
 
 
 def average_name(name: str) -> str:
