@@ -1,0 +1,149 @@
+"""Stopping in order when the operating system asks for it: SIGTERM and SIGINT.
+
+The first signal ends training after the step, with a checkpoint; a second one ends the process at
+once, even inside a step that takes minutes.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from typing import Optional
+
+import tensorflow.compat.v1 as tf
+
+# EX_TEMPFAIL of sysexits.h: start the same command again later.
+EXIT_STATUS = 75
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Launchers send the same signal twice, to the process and to its group.
+_TOGETHER_SECONDS = 0.5
+
+
+class Interrupted(Exception):  # noqa: N818 (it is no error)
+    """A signal asked for the end, and everything that is to be kept has been."""
+
+
+class Stopper:
+    """Notices the signals; `name` is that of the first one, or None.
+
+    While TensorFlow computes, Python runs no handlers. A thread reads the signals instead, from
+    the pipe that Python's own C handler writes their numbers to.
+    """
+
+    def __init__(self):
+        self.name = None
+        self._time = None
+
+    @contextlib.contextmanager
+    def listening(self):
+        """Around what is to be stopped in order; a signal that is ignored stays so (nohup)."""
+        signals = [s for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        old = {s: signal.signal(s, lambda number, frame: None) for s in signals}
+        old_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        thread = threading.Thread(target=self._listen, args=(reader, signals), daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            signal.set_wakeup_fd(old_writer)
+            for number, handler in old.items():
+                signal.signal(number, handler)
+            os.close(writer)  # Ends the thread.
+            thread.join()
+            os.close(reader)
+
+    def check(self):
+        """Raises Interrupted after a signal."""
+        if self.name:
+            raise Interrupted(f"Stopped by {self.name}.")
+
+    def _listen(self, reader: int, signals):
+        for number in iter(lambda: os.read(reader, 1), b""):
+            if number[0] in signals:
+                self._receive(number[0])
+
+    def _receive(self, number: int):
+        now = time.monotonic()
+        if self.name is None:
+            self.name, self._time = signal.Signals(number).name, now
+            tf.logging.warning(
+                "%s: stopping after this step, with a checkpoint. Another one ends at once.",
+                self.name,
+            )
+        elif now - self._time >= _TOGETHER_SECONDS:
+            # Not sys.exit, which would wait for the main thread.
+            os.write(2, b"A second signal: ending at once.\n")
+            os._exit(128 + number)
+
+
+class StopHook(tf.train.SessionRunHook):
+    """Ends training after the step in which a signal came, so that the saver's hook saves.
+
+    Processes that train together have to end at the same step, or the others would wait for ever.
+    They do the same steps at the same time, so the first to notice writes into a file that all
+    can see a step that none of them has done yet.
+
+    Args:
+        stopper: notices the signals.
+        stop_file: path of that file; None for a process that trains alone.
+        steps_per_run: steps of one session run.
+    """
+
+    def __init__(self, stopper: Stopper, stop_file: Optional[str] = None, steps_per_run: int = 1):
+        self._stopper = stopper
+        self._stop_file = stop_file
+        self._margin = 2 * steps_per_run
+        self._stop_step = None
+
+    def begin(self):
+        # An earlier run's. No process of this one gets to a step before all have begun.
+        if self._stop_file:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(self._stop_file)
+
+    def after_create_session(self, session, coord):
+        if not self._stop_file:
+            self._stopper.check()  # There is nothing new to save.
+
+    def before_run(self, run_context):
+        return tf.train.SessionRunArgs(tf.train.get_global_step())
+
+    def after_run(self, run_context, run_values):
+        if not self._stop_file:
+            if self._stopper.name:
+                run_context.request_stop()
+            return
+        step = int(run_values.results)
+        if self._stop_step is None:
+            self._stop_step = self._agreed_step(step)
+        if self._stop_step is not None and step >= self._stop_step:
+            self._stopper.name = self._stopper.name or "a signal to another process"
+            run_context.request_stop()
+
+    def _agreed_step(self, step: int) -> Optional[int]:
+        """The step that all processes end at, if one of them has got a signal."""
+        if self._stopper.name and not os.path.exists(self._stop_file):
+            own = f"{self._stop_file}.{os.getpid()}"
+            with open(own, "w") as file:
+                file.write(str(step + self._margin))
+            with contextlib.suppress(FileExistsError):
+                os.link(own, self._stop_file)  # Only the first one's counts, and is whole.
+            os.remove(own)
+        with contextlib.suppress(FileNotFoundError):
+            with open(self._stop_file) as file:
+                return int(file.read())
+        return None
+
+
+class CheckHook(tf.train.SessionRunHook):
+    """Ends an evaluation after the step in which a signal came: its result would be incomplete."""
+
+    def __init__(self, stopper: Stopper):
+        self._stopper = stopper
+
+    def after_run(self, run_context, run_values):
+        self._stopper.check()

@@ -1,0 +1,90 @@
+"""The directory a training writes to: one writer at a time, and its troubles in one sentence."""
+
+import contextlib
+import datetime
+import errno
+import fcntl
+import os
+import socket
+from typing import Optional
+
+import tensorflow.compat.v1 as tf
+
+from common import checkpoints
+from common.errors import UserError
+
+LOCK = ".lock"
+
+# What the operating system calls it -> what to do about it.
+_ADVICE = {
+    errno.ENOSPC: "Free some space",
+    errno.EDQUOT: "Free some space, or have the quota raised",
+    errno.EFBIG: "Have the limit on the size of files raised",
+    errno.EROFS: "Make it writable, or name another --model_dir",
+    errno.EACCES: "Make it writable, or name another --model_dir",
+    errno.EPERM: "Make it writable, or name another --model_dir",
+    errno.EIO: "Look after the disk",
+}
+
+
+@contextlib.contextmanager
+def locked(directory: str):
+    """Around what writes to a directory, which is made if need be: nobody else may at the time.
+
+    The lock is the operating system's own, so that one of a process that died does not count.
+
+    Raises:
+        UserError: another process has it.
+    """
+    tf.io.gfile.makedirs(directory)
+    if not os.path.isdir(directory):  # Of a file system that only TensorFlow knows.
+        yield
+        return
+    with open(os.path.join(directory, LOCK), "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UserError(
+                f"--model_dir: another training writes to {directory}: {file.read().strip()}. "
+                "Wait for it, end it, or name another directory."
+            ) from error
+        except OSError as error:
+            tf.logging.warning("%s cannot be locked: %s.", directory, error.strerror)
+        file.truncate(0)
+        now = datetime.datetime.now().isoformat(" ", "seconds")
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {now}\n")
+        file.flush()
+        yield
+
+
+def explain(error: Exception, directory: str) -> Optional[str]:
+    """One sentence for an error that comes from the storage under a directory, else None.
+
+    Args:
+        error: an OSError, or what TensorFlow makes of one.
+        directory: the model directory.
+    """
+    reason = _reason(error)
+    if not tf.io.gfile.isdir(directory):
+        return f"The model directory {directory} has vanished while it was in use."
+    if reason is None:
+        return None
+    try:
+        checkpoints.remove_leftovers(directory)  # Makes room.
+        newest = checkpoints.latest(directory)
+    except (UserError, OSError, tf.errors.OpError):
+        newest = None
+    kept = f"The last whole checkpoint is {newest}." if newest else "There is no checkpoint yet."
+    return (
+        f"Writing failed: {os.strerror(reason)} ({directory}). {kept} {_ADVICE[reason]} and start "
+        "again."
+    )
+
+
+def _reason(error: Exception) -> Optional[int]:
+    """The operating system's number of what went wrong, if it is one of those with advice."""
+    if isinstance(error, OSError):
+        return error.errno if error.errno in _ADVICE else None
+    message = str(error)
+    return next((number for number in _ADVICE if os.strerror(number) in message), None)

@@ -1,0 +1,66 @@
+"""The lock of a model directory, and storage's troubles as sentences."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import tensorflow.compat.v1 as tf
+
+from common import storage
+from common.errors import UserError
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_HOLDER = """
+import sys, time
+from common import storage
+with storage.locked(sys.argv[1]):
+    print("locked", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_second_writer_is_refused_until_the_first_is_gone(tmp_path):
+    directory = str(tmp_path / "model")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", _HOLDER, directory], cwd=_ROOT, stdout=subprocess.PIPE
+    )
+    try:
+        assert holder.stdout.readline() == b"locked\n"
+        sentence = f"another training writes to {directory}: process {holder.pid} on .*, since 20"
+        with pytest.raises(UserError, match=sentence):
+            with storage.locked(directory):
+                pass
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    with storage.locked(directory):  # A dead process's lock does not count.
+        with pytest.raises(UserError, match=f"process {os.getpid()} on "):
+            with storage.locked(directory):
+                pass
+    with storage.locked(directory):
+        pass
+
+
+def _write_to(path):
+    with tf.io.gfile.GFile(path, "w") as f:
+        f.write("x" * 100000)
+
+
+def test_disk_full_read_only_and_other_troubles(tmp_path):
+    directory = str(tmp_path)
+    with pytest.raises((OSError, tf.errors.OpError)) as error:
+        _write_to("/dev/full")  # What a full disk says.
+    assert storage.explain(error.value, directory) == (
+        f"Writing failed: No space left on device ({directory}). There is no checkpoint yet. "
+        "Free some space and start again."
+    )
+    for number_and_advice in [(30, "Make it writable"), (122, "have the quota raised")]:
+        number, advice = number_and_advice
+        assert advice in storage.explain(OSError(number, os.strerror(number)), directory)
+    with pytest.raises(tf.errors.OpError) as error:
+        _write_to(str(tmp_path / "absent" / "file"))
+    assert storage.explain(error.value, directory) is None  # Of another kind: shown as it is.
+    gone = str(tmp_path / "gone")
+    assert "has vanished" in storage.explain(error.value, gone)
