@@ -6,6 +6,7 @@
 Flags become hyper-parameters, hyper-parameters a model and two input pipelines, and these one mode.
 """
 
+import contextlib
 import functools
 import gc
 import logging
@@ -13,6 +14,7 @@ import math
 import os
 import re
 import sys
+from typing import Optional
 
 import tensorflow.compat.v1 as tf
 import tqdm
@@ -25,13 +27,26 @@ import model_builder
 import model_specs
 import prediction
 import serving
-from common import accelerator, allocator, checkpoints, results, warm_start
+from common import (
+    accelerator,
+    allocator,
+    checkpoints,
+    interruption,
+    nonfinite,
+    results,
+    storage,
+    warm_start,
+)
 from common.errors import UserError
 from common.hooks import LastValueHook, ProgressBarHook, SessionTimingHook, ThroughputHook
 from common.hparams import HParams
 from common.tfrecords import read_dataset_info
 
 MODES = ("train", "eval", "train_and_eval", "predict", "export")
+_NAN_ADVICE = {
+    "stop": "Lower --lr, or leave such steps out with --on_nan=skip.",
+    "skip": "Lower --lr, or start from an earlier checkpoint.",
+}
 LR_DECAY_METHODS = ("exponential", "cosine", "stepwise", "constant")
 
 # What to run, and on what.
@@ -84,6 +99,8 @@ flags.DEFINE_float("batch_norm_decay", 0.9, "Decay of the batch statistics.", 0.
 flags.DEFINE_float("batch_norm_epsilon", 1e-5, "Epsilon of batch normalisation.", 0.0)
 flags.DEFINE_float("moving_average_decay", 0.9999, "Decay of the averages; 0: none.", 0.0, 1.0)
 flags.DEFINE_float("gradient_clipping_by_global_norm", 0.0, "Largest gradient norm; 0: any.")
+flags.DEFINE_enum("on_nan", "stop", ["stop", "skip"], "Where loss or gradients are not finite.")
+flags.DEFINE_integer("max_nan_steps", 10, "Skip: steps in a row that may be left out.", 1)
 
 # Transfer learning.
 flags.DEFINE_string("init_checkpoint", None, "Checkpoint or model_dir to start a training from.")
@@ -128,6 +145,7 @@ flags.DEFINE_boolean("eval_drop_remainder", False, "Leave out what does not fill
 flags.DEFINE_integer("eval_timeout", 86400, "Seconds eval waits for another checkpoint.", 1)
 flags.DEFINE_integer("num_epochs_per_eval", 1, "Epochs between two evaluations.", 1)
 flags.DEFINE_integer("save_checkpoints_steps", 0, "Steps a checkpoint; 0: iterations_per_loop.", 0)
+flags.DEFINE_integer("keep_checkpoint_max", 5, "Newest checkpoints to keep; and best/.", 1)
 flags.DEFINE_integer("iterations_per_loop", 1251, "Default of save_checkpoints_steps.", 1)
 flags.DEFINE_boolean("add_warmup_requests", False, "Add warm-up requests to the exported model.")
 flags.DEFINE_string("model_name", "amoeba_net", "Name of the served model in warm-up requests.")
@@ -165,7 +183,29 @@ def main(argv):
         # On the host's own CPU whole layers are buffers too; else batches are the largest.
         batch_bytes = None if device.computes_on_host else imagenet_input.batch_bytes(hparams)
         allocator.keep_large_buffers(batch_bytes)
-        run = Run(hparams, device)
+        run_mode(hparams, device)
+    except UserError as error:
+        sys.exit(f"amoeba_net.py: {error}")
+    except interruption.Interrupted as error:
+        tf.logging.warning("%s The same command goes on from there.", error)
+        sys.exit(interruption.EXIT_STATUS)
+    except (OSError, ValueError, tf.errors.OpError) as error:
+        explanation = FLAGS.model_dir and storage.explain(error, FLAGS.model_dir)
+        if not explanation:
+            raise
+        sys.exit(f"amoeba_net.py: {explanation}")
+
+
+def run_mode(hparams: HParams, device: accelerator.Accelerator):
+    """Does what --mode says; training alone in its directory, and until a signal comes."""
+    stopper = interruption.Stopper()
+    with contextlib.ExitStack() as stack:
+        if FLAGS.mode.startswith("train"):
+            stack.enter_context(stopper.listening())
+            directory = device.model_dir(FLAGS.model_dir)
+            stack.enter_context(storage.locked(directory))
+            checkpoints.repair(directory)
+        run = Run(hparams, device, stopper)
         if not run.device.is_chief and not FLAGS.mode.startswith("train"):
             tf.logging.info("Rank %d leaves this to rank 0.", run.device.rank)
             return
@@ -178,8 +218,6 @@ def main(argv):
         }[FLAGS.mode]()
         if FLAGS.export_dir and FLAGS.mode != "export" and run.device.is_chief:
             run.export()
-    except UserError as error:
-        sys.exit(f"amoeba_net.py: {error}")
 
 
 def set_up_logging():
@@ -193,9 +231,15 @@ def set_up_logging():
 class Run:
     """One run of the program: the model, its Estimator and its two inputs."""
 
-    def __init__(self, hparams: HParams, device: accelerator.Accelerator):
+    def __init__(
+        self,
+        hparams: HParams,
+        device: accelerator.Accelerator,
+        stopper: interruption.Stopper,
+    ):
         self.hparams = hparams
         self.device = device
+        self.stopper = stopper
         self.model_dir = device.model_dir(FLAGS.model_dir)
         self.train_steps = FLAGS.train_steps or model_builder.num_train_steps(hparams)
         steps_per_epoch = math.ceil(hparams.num_train_images / hparams.train_batch_size)
@@ -213,6 +257,7 @@ class Run:
             self.model_dir,
             save_checkpoints_steps=self.checkpoint_steps,
             random_seed=hparams.random_seed,
+            keep_checkpoint_max=FLAGS.keep_checkpoint_max,
         )
         self.trainer, self.estimator = estimator(training=True), estimator()
         for name, value in hparams.values().items():
@@ -255,15 +300,22 @@ class Run:
         if FLAGS.checkpoint_path:
             self.evaluate(resolve_checkpoint(FLAGS.checkpoint_path))
             return
-        timeout = FLAGS.eval_timeout
-        tf.logging.info("Waiting up to %d s for each new checkpoint in %s", timeout, self.model_dir)
-        for checkpoint in tf.train.checkpoints_iterator(self.model_dir, timeout=timeout):
-            step = checkpoints.global_step(checkpoint)
-            self.evaluate(checkpoint)
+        for checkpoint in checkpoints.wait_for_new(self.model_dir, FLAGS.eval_timeout):
+            try:
+                step = checkpoints.global_step(checkpoint)
+                self.evaluate(checkpoint)
+            except (UserError, tf.errors.NotFoundError):
+                if checkpoints.exists(checkpoint):
+                    raise
+                tf.logging.warning(
+                    "%s was deleted during its evaluation: taking the next one. A larger "
+                    "--keep_checkpoint_max of the training keeps them longer.",
+                    checkpoint,
+                )
+                continue
             if step >= self.train_steps:
                 tf.logging.info("Evaluated the last step, %d.", step)
                 return
-        tf.logging.info("No new checkpoint for %d s: evaluation ends.", timeout)
 
     def train_and_eval_mode(self):
         """Evaluates every `num_epochs_per_eval` epochs; a finished run once."""
@@ -271,6 +323,8 @@ class Run:
         if step >= self.train_steps:
             tf.logging.info("Training has finished already, at step %d.", step)
             self.evaluate(checkpoints.latest(self.model_dir))
+        elif step and step % self.steps_per_eval == 0 and not self.is_evaluated(step):
+            self.evaluate(checkpoints.latest(self.model_dir))  # It ended before it could.
         while step < self.train_steps:
             # Whole multiples, so that a resumed run evaluates where an undisturbed one does.
             step = min((step // self.steps_per_eval + 1) * self.steps_per_eval, self.train_steps)
@@ -341,7 +395,13 @@ class Run:
             return
         throughput = ThroughputHook(self.hparams.train_batch_size, self.model_dir)
         loss = LastValueHook("total_loss:0")
-        hooks = self.device.training_hooks(self.model_dir, self.checkpoint_steps)
+        hooks = [
+            self.non_finite_hook(),
+            interruption.StopHook(
+                self.stopper, self.stop_file(), self.device.options.npu_iterations_per_loop
+            ),
+            *self.device.training_hooks(self.model_dir, self.checkpoint_steps),
+        ]
         if sys.stderr.isatty():
             hooks.append(ProgressBarHook(max_steps))
         self.train_input.start_step = self.current_step()
@@ -350,10 +410,45 @@ class Run:
                 self.train_input.input_fn,
                 hooks=[throughput, loss, *hooks],
                 max_steps=max_steps,
+                saving_listeners=self.saving_listeners(),
             )
         metrics = {"loss": loss.value}
         figures = {**throughput.statistics(), "losses": loss.history}
-        self.record("train", checkpoints.latest(self.model_dir), metrics, figures)
+        checkpoint = checkpoints.latest(self.model_dir)
+        self.record("train", checkpoint, metrics, figures)
+        if self.stopper.name:
+            step = checkpoints.global_step(checkpoint)
+            raise interruption.Interrupted(
+                f"Stopped by {self.stopper.name} at step {step} of {self.train_steps}, saved as "
+                f"{checkpoint}."
+            )
+
+    def stop_file(self) -> Optional[str]:
+        """Where processes that train together agree on the step to stop at."""
+        if self.device.num_devices == 1 or not os.path.isdir(FLAGS.model_dir):
+            return None
+        return os.path.join(FLAGS.model_dir, ".stop_step")
+
+    def non_finite_hook(self) -> nonfinite.NonFiniteHook:
+        skips = FLAGS.on_nan == "skip"
+        # Steps that loss scaling leaves out are its own way of finding a scale.
+        only_loss = self.device.skips_steps
+        return nonfinite.NonFiniteHook(
+            loss="total_loss:0",
+            learning_rate="learning_rate:0",
+            skips=skips,
+            was_applied=f"{amoeba_net_model.STEP_WAS_APPLIED}:0" if skips or only_loss else None,
+            only_loss=only_loss,
+            max_in_row=FLAGS.max_nan_steps,
+            last_checkpoint=functools.partial(checkpoints.latest, self.model_dir),
+            advice=_NAN_ADVICE[FLAGS.on_nan],
+        )
+
+    def saving_listeners(self) -> list:
+        if self.device.skips_steps:
+            return []  # Nothing that is not finite gets into its variables.
+        last_checkpoint = functools.partial(checkpoints.latest, self.model_dir)
+        return [nonfinite.FiniteCheckpoints(last_checkpoint, _NAN_ADVICE[FLAGS.on_nan])]
 
     def evaluate(self, checkpoint: str):
         """Evaluates the moving averages of one checkpoint over the validation images."""
@@ -365,7 +460,7 @@ class Run:
             metrics = self.estimator.evaluate(
                 self.eval_input.input_fn,
                 steps=amoeba_net_model.num_eval_batches(self.hparams),
-                hooks=[timing],
+                hooks=[timing, interruption.CheckHook(self.stopper)],
                 checkpoint_path=checkpoint,
             )
         images = amoeba_net_model.correct_loss(metrics, self.hparams, self.eval_input.num_images)
@@ -373,7 +468,35 @@ class Run:
         tf.logging.info("Evaluation results: %s", {name: metrics[name] for name in names})
         metrics.pop("global_step")
         metrics["images"] = images
-        self.record("eval", checkpoint, metrics, timing.statistics(self.hparams.eval_batch_size))
+        figures = timing.statistics(self.hparams.eval_batch_size)
+        figures["best"] = self.keep_best(checkpoint, metrics)
+        self.record("eval", checkpoint, metrics, figures)
+
+    def is_evaluated(self, step: int) -> bool:
+        records = results.read_results(self.model_dir)
+        return any(r["kind"] == "eval" and r["global_step"] == step for r in records)
+
+    def keep_best(self, checkpoint: str, metrics: dict) -> Optional[dict]:
+        """Keeps a checkpoint of this training in best/ if none has been more accurate.
+
+        Returns:
+            What is in best/: its path in the model directory, step and accuracy.
+        """
+        evaluations = [r for r in results.read_results(self.model_dir) if r["kind"] == "eval"]
+        best = evaluations[-1].get("best") if evaluations else None
+        if best and not checkpoints.exists(os.path.join(self.model_dir, best["checkpoint"])):
+            best = None
+        if os.path.dirname(checkpoint) != self.model_dir.rstrip("/"):
+            return best
+        if best and best["top_1_accuracy"] >= metrics["top_1_accuracy"]:
+            return best
+        checkpoints.keep_best(self.model_dir, checkpoint)
+        tf.logging.info("The best accuracy so far: %s is kept in best/ too.", checkpoint)
+        return {
+            "checkpoint": os.path.join(checkpoints.BEST, os.path.basename(checkpoint)),
+            "global_step": checkpoints.global_step(checkpoint),
+            "top_1_accuracy": metrics["top_1_accuracy"],
+        }
 
     def record(self, kind: str, checkpoint: str, metrics: dict, speed: dict):
         """Adds what was done to results.json."""

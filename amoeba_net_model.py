@@ -8,7 +8,7 @@ import tensorflow.compat.v1 as tf
 
 import model_builder
 import network_utils
-from common import checkpoints, results, warm_start
+from common import checkpoints, nonfinite, results, warm_start
 from common.accelerator import Accelerator
 from common.checkpoints import average_name
 from common.errors import UserError
@@ -19,6 +19,8 @@ from imagenet_input import PADDING_LABEL, InputPipeline  # noqa: F401
 # Hyper-parameters, and flags, that decide on names and shapes of a network's variables, but for
 # those of its classifiers.
 ARCHITECTURE = ("cell_name", "num_cells", "reduction_size", "stem_reduction_size", "aux_scaling")
+# Name of the operation that tells whether a step that may be left out was done.
+STEP_WAS_APPLIED = "step_was_applied"
 
 
 def build_hparams(cell_name: str = "amoeba_net_d") -> HParams:
@@ -37,6 +39,7 @@ def build_hparams(cell_name: str = "amoeba_net_d") -> HParams:
         deterministic_input=False,
         on_bad_record="fail",  # Or 'skip'.
         max_bad_fraction=0.001,
+        on_nan="stop",  # Or 'skip'.
         # Training preprocessing; without `augment` it is evaluation's.
         augment=True,
         use_fast_color_distort=True,
@@ -155,11 +158,16 @@ class AmoebaNetEstimatorModel:
         total_loss = tf.add(loss, regularization_loss, name="total_loss")
         optimizer = build_optimizer(hparams, self.learning_rate(global_step))
         optimizer = self.accelerator.wrap_optimizer(optimizer)
+        shown_loss = total_loss
+        if hparams.on_nan == "skip":
+            shown_loss = nonfinite.inf_for_nan(total_loss)
+            if not self.accelerator.skips_steps:
+                optimizer = nonfinite.SkippingOptimizer(optimizer)
         train_op = self._train_op(total_loss, optimizer, global_step)
         self._check_latest_checkpoint()  # Again: now with the optimizer's variables.
         return tf.estimator.EstimatorSpec(
             tf.estimator.ModeKeys.TRAIN,
-            loss=total_loss,
+            loss=shown_loss,
             train_op=train_op,
             scaffold=_training_scaffold(start and start()),
         )
@@ -226,7 +234,7 @@ class AmoebaNetEstimatorModel:
                 gradients, self.hparams.gradient_clipping_by_global_norm
             )
             tf.summary.scalar("gradient_norm", norm)
-        if self.accelerator.skips_steps:
+        if self.accelerator.skips_steps or self.hparams.on_nan == "skip":
             return self._skippable_train_op(optimizer, zip(gradients, variables), global_step)
         apply_gradients = optimizer.apply_gradients(zip(gradients, variables), global_step)
         update_ops = tf.get_collection(tf.GraphKeys.UPDATE_OPS)
@@ -250,7 +258,7 @@ class AmoebaNetEstimatorModel:
         if self.hparams.moving_average_decay > 0:
             averages = create_moving_averages(averaged_variables())
         with tf.control_dependencies([apply_gradients]):
-            was_applied = tf.equal(global_step.read_value(), next_step)
+            was_applied = tf.equal(global_step.read_value(), next_step, name=STEP_WAS_APPLIED)
 
         def update():
             statistics = tf.group(

@@ -167,6 +167,7 @@ class Accelerator:
         random_seed: Optional[int] = None,
         log_steps: int = 100,
         training: bool = False,
+        keep_checkpoint_max: int = 5,
     ) -> tf.estimator.Estimator:
         """An Estimator for this device.
 
@@ -177,6 +178,7 @@ class Accelerator:
             random_seed: seed of the graph's random operations; None for another one each time.
             log_steps: steps between log lines and summaries.
             training: whether it is for training, or for evaluation and prediction.
+            keep_checkpoint_max: how many of the newest checkpoints are kept.
         """
         config = tf.estimator.RunConfig(
             model_dir=model_dir,
@@ -184,6 +186,7 @@ class Accelerator:
             save_checkpoints_steps=save_checkpoints_steps,
             save_summary_steps=log_steps,
             log_step_count_steps=log_steps,
+            keep_checkpoint_max=keep_checkpoint_max,
             session_config=self.session_config(training),
         )
         return tf.estimator.Estimator(model_fn, config=config, params={})
@@ -321,6 +324,7 @@ class _Npu(Accelerator):
         random_seed=None,
         log_steps=100,
         training=False,
+        keep_checkpoint_max=5,
     ):
         keywords = {
             "model_dir": model_dir,
@@ -328,6 +332,7 @@ class _Npu(Accelerator):
             "save_summary_steps": 0,
             "save_checkpoints_steps": save_checkpoints_steps,
             "log_step_count_steps": log_steps,
+            "keep_checkpoint_max": keep_checkpoint_max,
             "session_config": self.session_config(),
             "enable_data_pre_proc": True,
             "mix_compile_mode": False,
