@@ -145,6 +145,7 @@ flags.DEFINE_boolean("eval_drop_remainder", False, "Leave out what does not fill
 flags.DEFINE_integer("eval_timeout", 86400, "Seconds eval waits for another checkpoint.", 1)
 flags.DEFINE_integer("num_epochs_per_eval", 1, "Epochs between two evaluations.", 1)
 flags.DEFINE_integer("save_checkpoints_steps", 0, "Steps a checkpoint; 0: iterations_per_loop.", 0)
+flags.DEFINE_integer("log_steps", 100, "Steps between lines of the log, and summaries.", 1)
 flags.DEFINE_integer("keep_checkpoint_max", 5, "Newest checkpoints to keep; and best/.", 1)
 flags.DEFINE_integer("iterations_per_loop", 1251, "Default of save_checkpoints_steps.", 1)
 flags.DEFINE_boolean("add_warmup_requests", False, "Add warm-up requests to the exported model.")
@@ -204,7 +205,7 @@ def run_mode(hparams: HParams, device: accelerator.Accelerator):
             stack.enter_context(stopper.listening())
             directory = device.model_dir(FLAGS.model_dir)
             stack.enter_context(storage.locked(directory))
-            checkpoints.repair(directory)
+            checkpoints.repair(directory, FLAGS.keep_checkpoint_max)
         run = Run(hparams, device, stopper)
         if not run.device.is_chief and not FLAGS.mode.startswith("train"):
             tf.logging.info("Rank %d leaves this to rank 0.", run.device.rank)
@@ -257,6 +258,7 @@ class Run:
             self.model_dir,
             save_checkpoints_steps=self.checkpoint_steps,
             random_seed=hparams.random_seed,
+            log_steps=FLAGS.log_steps,
             keep_checkpoint_max=FLAGS.keep_checkpoint_max,
         )
         self.trainer, self.estimator = estimator(training=True), estimator()
@@ -445,10 +447,11 @@ class Run:
         )
 
     def saving_listeners(self) -> list:
+        guard = storage.DirectoryGuard(self.model_dir)
         if self.device.skips_steps:
-            return []  # Nothing that is not finite gets into its variables.
+            return [guard]  # Nothing that is not finite gets into its variables.
         last_checkpoint = functools.partial(checkpoints.latest, self.model_dir)
-        return [nonfinite.FiniteCheckpoints(last_checkpoint, _NAN_ADVICE[FLAGS.on_nan])]
+        return [guard, nonfinite.FiniteCheckpoints(last_checkpoint, _NAN_ADVICE[FLAGS.on_nan])]
 
     def evaluate(self, checkpoint: str):
         """Evaluates the moving averages of one checkpoint over the validation images."""

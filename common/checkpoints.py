@@ -98,24 +98,40 @@ def _problem(path: str, files: Tuple[tuple, ...]) -> Optional[str]:
     return None
 
 
+def forget():
+    """Makes `problem` look anew, for one that damages files within a second of their writing."""
+    _problem.cache_clear()
+
+
 def exists(path: str) -> bool:
     """Whether a checkpoint's index is there; its deletion begins with the index."""
     return tf.io.gfile.exists(path + ".index")
 
 
-def repair(model_dir: str):
+def repair(model_dir: str, keep: int):
     """Makes a directory ready for one that goes on training in it, and for TensorFlow's restoring.
 
-    Its state file names a whole checkpoint afterwards, and what a killed writer left is removed.
-    Nobody else may write to the directory meanwhile.
+    Its state file names a whole checkpoint afterwards. What a killed writer left is removed, and
+    so are checkpoints but the newest ones. Nobody else may write to the directory meanwhile.
+
+    Args:
+        model_dir: the directory.
+        keep: number of checkpoints that are kept, at least 1.
     """
     remove_leftovers(model_dir)
     newest = latest(model_dir)
-    if not newest or newest == _named(model_dir)[0]:
+    if not newest:
         return
-    # All others are in the list, damaged ones too, so that the saver deletes them in their turn.
-    others = [path for path in reversed(_in_directory(model_dir)) if path != newest]
-    _write_state(model_dir, [*others, newest])
+    if newest == _named(model_dir)[0]:
+        others = list(tf.train.get_checkpoint_state(model_dir).all_model_checkpoint_paths)
+    else:
+        others = _in_directory(model_dir)[::-1]  # Damaged ones too, to be deleted in their turn.
+    others = [path for path in others if path != newest]
+    surplus = others[: max(0, len(others) + 1 - keep)]
+    for path in surplus:
+        tf.train.remove_checkpoint(path)
+    if surplus or newest != _named(model_dir)[0]:
+        _write_state(model_dir, [*others[len(surplus) :], newest])
 
 
 def remove_leftovers(model_dir: str):

@@ -77,10 +77,10 @@ _DAMAGE = {
 def test_newest_whole_checkpoint_takes_the_place_of_a_damaged_one(model_dir, damage, caplog):
     assert checkpoints.latest(model_dir) == _path(model_dir, 30)
     damage(model_dir)
-    checkpoints._problem.cache_clear()  # The damage may be of the same second.
+    checkpoints.forget()
     assert checkpoints.latest(model_dir) == _path(model_dir, 20)
     assert f"Taking the newest whole checkpoint, {_path(model_dir, 20)}." in caplog.text
-    checkpoints.repair(model_dir)
+    checkpoints.repair(model_dir, keep=5)
     assert tf.train.latest_checkpoint(model_dir) == _path(model_dir, 20)  # TensorFlow's own.
     assert checkpoints.global_step(tf.train.latest_checkpoint(model_dir)) == 20
 
@@ -93,13 +93,13 @@ def test_state_file_cut_off_or_missing(model_dir, part):
     else:
         _truncate(state, part)
     assert checkpoints.latest(model_dir) == _path(model_dir, 30)
-    checkpoints.repair(model_dir)
+    checkpoints.repair(model_dir, keep=5)
     assert tf.train.latest_checkpoint(model_dir) == _path(model_dir, 30)
 
 
 def test_state_file_that_names_an_older_checkpoint_is_obeyed(model_dir):
     tf.train.update_checkpoint_state(model_dir, _path(model_dir, 10))
-    checkpoints.repair(model_dir)
+    checkpoints.repair(model_dir, keep=5)
     assert checkpoints.latest(model_dir) == _path(model_dir, 10)
 
 
@@ -123,11 +123,14 @@ def test_repair_removes_what_was_never_finished_and_the_saver_deletes_the_damage
     ):
         open(path, "w").close()
     _truncate(_file(model_dir, 30, "data"))
-    checkpoints.repair(model_dir)
+    checkpoints.repair(model_dir, keep=5)
     assert not os.path.exists(half) and not glob.glob(os.path.join(model_dir, "*tmp*"))
     state = tf.train.get_checkpoint_state(model_dir)
     listed = [os.path.basename(path) for path in state.all_model_checkpoint_paths]
     assert listed == ["model.ckpt-10", "model.ckpt-30", "model.ckpt-20"]
+    checkpoints.repair(model_dir, keep=2)
+    assert not glob.glob(_path(model_dir, 10) + "*")
+    assert checkpoints.latest(model_dir) == _path(model_dir, 20)
 
 
 def test_best_is_replaced_as_a_whole(model_dir, monkeypatch):

@@ -156,6 +156,13 @@ class QuickStartCheckpointSaverHook(tf.train.CheckpointSaverHook):
     def after_create_session(self, session, coord):
         self._timer.update_last_triggered_step(session.run(self._global_step_tensor))
 
+    def _save(self, session, step):
+        try:
+            return super()._save(session, step)
+        except tf.errors.OutOfRangeError as error:
+            # A session takes it for the end of the input, but here it is a file's largest size.
+            raise tf.errors.UnknownError(error.node_def, error.op, error.message) from error
+
 
 class ScalarSummaryHook(tf.train.SessionRunHook):
     """Writes the graph's scalar summaries from their values, and never runs a summary operation.

@@ -36,7 +36,9 @@ class SkippingOptimizer(tf.train.Optimizer):
 
 def inf_for_nan(loss: tf.Tensor) -> tf.Tensor:
     """A loss that the Estimator's own check for nan lets pass."""
-    return tf.where(tf.is_nan(loss), tf.constant(np.inf, loss.dtype), loss, name="loss_or_inf")
+    return tf.where(
+        tf.is_nan(loss), tf.constant(np.inf, loss.dtype), loss, name=f"{loss.op.name}_or_inf"
+    )
 
 
 class NonFiniteHook(tf.train.SessionRunHook):
@@ -76,7 +78,12 @@ class NonFiniteHook(tf.train.SessionRunHook):
 
     def begin(self):
         parts = tf.losses.get_losses() + tf.losses.get_regularization_losses()
-        self._parts = {tensor.op.name.split("/")[0]: tensor for tensor in parts}
+        total = self._loss.split(":")[0]
+        self._parts = {
+            tensor.op.name.split("/")[0]: tensor
+            for tensor in parts
+            if not tensor.op.name.startswith(total)
+        }
         self._fetches = {"loss": self._loss, "learning_rate": self._learning_rate}
         if self._was_applied:
             self._fetches["was_applied"] = self._was_applied

@@ -58,6 +58,21 @@ def locked(directory: str):
         yield
 
 
+class DirectoryGuard(tf.train.CheckpointSaverListener):
+    """Ends training where the model directory has vanished; TensorFlow would make another."""
+
+    def __init__(self, directory: str):
+        self._directory = directory
+        self._lock = os.path.join(directory, LOCK)
+
+    def begin(self):
+        self._is_there = os.path.exists(self._lock)
+
+    def before_save(self, session, global_step_value):
+        if self._is_there and not os.path.exists(self._lock):
+            raise UserError(_vanished(self._directory))
+
+
 def explain(error: Exception, directory: str) -> Optional[str]:
     """One sentence for an error that comes from the storage under a directory, else None.
 
@@ -67,7 +82,7 @@ def explain(error: Exception, directory: str) -> Optional[str]:
     """
     reason = _reason(error)
     if not tf.io.gfile.isdir(directory):
-        return f"The model directory {directory} has vanished while it was in use."
+        return _vanished(directory)
     if reason is None:
         return None
     try:
@@ -80,6 +95,10 @@ def explain(error: Exception, directory: str) -> Optional[str]:
         f"Writing failed: {os.strerror(reason)} ({directory}). {kept} {_ADVICE[reason]} and start "
         "again."
     )
+
+
+def _vanished(directory: str) -> str:
+    return f"The model directory {directory} has vanished while it was in use."
 
 
 def _reason(error: Exception) -> Optional[int]:

@@ -17,14 +17,17 @@ python=$root/.venv/bin/python
 bash "$root/scripts/setup_env.sh"
 "$python" "$root/scripts/make_digits.py" "$data"
 
-# The published optimizer and learning rate on half of the depth and a sixteenth of the width. No
-# random crops, flips and colours, which make digits unreadable.
-"$python" "$root/amoeba_net.py" \
-  --mode=train_and_eval --data_dir="$data" --model_dir="$model" --random_seed="$seed" \
-  --num_cells=3 --reduction_size=16 --stem_reduction_size=16 --image_size=64 \
-  --use_aux_head=False --augment=False \
-  --num_epochs=12 --num_epochs_per_eval=12 --train_batch_size=64 --eval_batch_size=60 \
-  --lr=2.56 --lr_decay_value=0.75 --lr_warmup_epochs=1 --weight_decay=0.0005
+"$python" "$root/amoeba_net.py" --flagfile="$root/scripts/quickstart.flags" \
+  --data_dir="$data" --model_dir="$model" --random_seed="$seed" &
+training=$!
+# Passes signals on, and the training's status: 75 when it has stopped in order and can go on.
+trap 'kill -TERM "$training" 2>/dev/null || true' TERM INT
+while true; do
+  status=0
+  wait "$training" || status=$?
+  kill -0 "$training" 2>/dev/null || break
+done
+((status == 0)) || exit "$status"
 
 "$python" - "$model/results.json" <<'REPORT'
 import json, sys

@@ -149,12 +149,14 @@ start_rank() {
   echo "Rank $1 of $processes: process $!, log $log"
 }
 
+# Asks all processes to end: the first time after their step, with a checkpoint; then at once.
 stop_ranks() {
+  stopped=1
   kill -TERM ${pids[@]+"${pids[@]}"} 2>/dev/null
 }
 
-# Waits for all processes; when one fails, stops the others, which would wait for it forever.
-# Returns the status of the first that failed.
+# Waits for all processes; when one ends before its time, stops the others, which would wait for it
+# forever: at once if it failed. Returns the status of the first.
 wait_for_ranks() {
   local result=0 status pid running=("${pids[@]}") left
   while ((${#running[@]})); do
@@ -168,7 +170,13 @@ wait_for_ranks() {
       status=$?
       if ((status && !result)); then
         result=$status
-        stop_ranks
+        if ((status != 75)); then
+          stop_ranks
+          sleep 1
+          stop_ranks
+        elif ((!stopped)); then
+          stop_ranks
+        fi
       fi
     done
     running=(${left[@]+"${left[@]}"})
@@ -215,13 +223,17 @@ train() {
   local case_name=${network}_bs${case_batch}_${processes}p_$kind
   rm -f "$directory/$case_name.log" "$directory/train_${case_name}_loss.txt"
 
-  pids=()
+  pids=() stopped=0
   trap stop_ranks TERM INT
   for ((rank = 0; rank < processes; rank++)); do
     start_rank "$rank" "$((first + rank))"
   done
   wait_for_ranks
   status=$?
+  if ((status == 75)); then
+    echo "Training was stopped by a signal and saved; the same command goes on from there."
+    exit 75
+  fi
   if ((status)); then
     tail -n 20 "$directory/train_$first.log" >&2
     echo "[Error] training ended with status $status; see $scripts/output/*/train_*.log" >&2
