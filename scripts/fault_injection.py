@@ -32,11 +32,13 @@ import sys
 import time
 from typing import Dict, List, NamedTuple, Optional
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.insert(0, ROOT)
+import tensorflow.compat.v1 as tf
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from common import checkpoints, interruption, results
 from scripts import make_digits
 
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 KINDS = ("SIGKILL", "SIGTERM", "truncation", "full disk")
 _EXPECTED_STATUS = {
     "SIGKILL": -signal.SIGKILL,
@@ -159,7 +161,7 @@ class Trainer:
         if fault == "truncation":
             self._truncate()
         else:
-            named = checkpoints.tf.train.latest_checkpoint(self.model_dir)
+            named = tf.train.latest_checkpoint(self.model_dir)
             unreadable = int(bool(named and checkpoints.problem(named)))
         latest = checkpoints.latest(self.model_dir)
         life = Life(
