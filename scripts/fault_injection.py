@@ -66,7 +66,8 @@ class Life(NamedTuple):
 
     @property
     def lost(self) -> int:
-        return self.last_step - self.checkpoint
+        # A step is saved before the log shows it.
+        return max(0, self.last_step - self.checkpoint)
 
 
 def main(argv=None):
