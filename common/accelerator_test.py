@@ -61,6 +61,7 @@ _FIXED = {
     "save_summary_steps": 0,
     "save_checkpoints_steps": 100,
     "log_step_count_steps": 100,
+    "keep_checkpoint_max": 5,
     "enable_data_pre_proc": True,
     "mix_compile_mode": False,
     "hcom_parallel": False,

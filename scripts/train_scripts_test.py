@@ -29,7 +29,14 @@ _FILES = (
 
 # Stands where amoeba_net.py does: writes down how it was called, and results.
 _PRETENDED = """
-import json, os, sys, time
+import json, os, signal, sys, time
+received = []
+
+def stop_in_order(number, frame):
+    received.append(number)
+    time.sleep(1)
+    sys.exit(75 if len(received) == 1 else 99)
+
 flags = dict(a[2:].split("=", 1) for a in sys.argv[1:])
 model, rank = flags["model_dir"], os.environ.get("RANK_ID", "0")
 os.makedirs(model, exist_ok=True)
@@ -41,6 +48,9 @@ if "accelerator" in flags:
 if flags.get("fail_rank") == rank:
     print("it went wrong")
     sys.exit(7)
+if flags.get("stops"):
+    signal.signal(signal.SIGTERM, stop_in_order)
+    open(f"{model}/waits_{rank}", "w").close()
 if flags.get("wait"):
     time.sleep(float(flags["wait"]))
 now = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
@@ -96,6 +106,15 @@ class _Copy:
             cwd=cwd,
             env={**kept, **environment},
         )
+
+    def wait_for(self, process, text):
+        """What a process prints, up to the line that begins with a text."""
+        printed = ""
+        while not printed.splitlines()[-1:] or not printed.splitlines()[-1].startswith(text):
+            line = process.stdout.readline().decode()
+            assert line, printed
+            printed += line
+        return printed
 
     def run(self, name, *arguments, **kwargs):
         """(exit status, what was printed)."""
@@ -262,6 +281,30 @@ def test_termination_reaches_the_program(copy, tmp_path):
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=20) == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_training_that_stops_in_order_gets_one_signal_and_passes_its_status_on(
+    whole, copy, tmp_path
+):
+    """The signal goes to the script, or to one of the processes."""
+    model, table = str(tmp_path / "model"), tmp_path / "table.json"
+    table.write_text(json.dumps(rank_table.make("127.0.0.1", range(8), ["192.168.1.1"] * 8)))
+    process = copy.start(
+        *["train_full_8p.sh", f"--data_path={copy.data}", f"--output_path={model}"],
+        *["--", "--accelerator=npu", "--wait=60", "--stops=1"],
+        RANK_TABLE_FILE=str(table),
+    )
+    while not all(os.path.exists(os.path.join(model, f"waits_{rank}")) for rank in range(8)):
+        time.sleep(0.1)
+    if whole:
+        process.send_signal(signal.SIGTERM)
+    else:
+        pid = re.search(r"Rank 3 of 8: process (\d+)", copy.wait_for(process, "Rank 7 ")).group(1)
+        os.kill(int(pid), signal.SIGTERM)
+    printed = process.communicate(timeout=50)[0].decode()
+    assert process.returncode == 75
+    assert "saved; the same command goes on from there" in printed and "Final" not in printed
 
 
 @pytest.mark.parametrize(
