@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Sets everything up and trains a small AmoebaNet-D on real images, on any machine, in minutes:
 #
-#   bash scripts/quickstart.sh [SEED]
+#   bash scripts/quickstart.sh [SEED [flags of amoeba_net.py]]
 #
 # The data are scikit-learn's 1,797 handwritten digits. Everything goes to quickstart_run/; a second
 # start with the same seed (default 1) finds the finished training and evaluates it once more.
 set -euo pipefail
 
 seed=${1:-1}
-[[ $seed =~ ^[0-9]+$ ]] || { echo "usage: bash scripts/quickstart.sh [SEED], a whole number" >&2; exit 2; }
+[[ $seed =~ ^[0-9]+$ ]] || { echo "usage: bash scripts/quickstart.sh [SEED [flags]], SEED a whole number" >&2; exit 2; }
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 data=$root/quickstart_run/digits
 model=$root/quickstart_run/seed_$seed
@@ -18,7 +18,7 @@ bash "$root/scripts/setup_env.sh"
 "$python" "$root/scripts/make_digits.py" "$data"
 
 "$python" "$root/amoeba_net.py" --flagfile="$root/scripts/quickstart.flags" \
-  --data_dir="$data" --model_dir="$model" --random_seed="$seed" &
+  --data_dir="$data" --model_dir="$model" --random_seed="$seed" "${@:2}" &
 training=$!
 # Passes signals on, and the training's status: 75 when it has stopped in order and can go on.
 trap 'kill -TERM "$training" 2>/dev/null || true' TERM INT

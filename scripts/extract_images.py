@@ -1,0 +1,75 @@
+#!/usr/bin/env python
+"""Writes the images of a data set as files, one folder a class, to look at or to try things on.
+
+    python scripts/extract_images.py --data_dir=DATA --output_dir=IMAGES --count=100
+
+Images are written as the shards hold them, byte for byte, to IMAGES/<class>/<number>.<format>; the
+number is the image's position in its split, from 0. Names of classes come from labels.txt.
+"""
+
+import argparse
+import itertools
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+import tensorflow.compat.v1 as tf
+
+from common import tfrecords
+from common.errors import UserError
+
+
+def extract_images(data_dir: str, output_dir: str, split: str, count: int) -> int:
+    """Writes the first `count` images of a split, or all; returns how many there were.
+
+    Raises:
+        UserError: there are no such shards, one is damaged, or an image has no name for its class.
+    """
+    names = tfrecords.read_labels(data_dir)
+    written = 0
+    for number, record in enumerate(itertools.islice(_records(data_dir, split), count)):
+        features = tf.train.Example.FromString(record).features.feature
+        label = features["image/class/label"].int64_list.value[0]
+        if names and not 0 <= label < len(names):
+            raise UserError(
+                f"{data_dir}: image {number} of {split} has label {label}, and "
+                f"{tfrecords.LABELS} names {len(names)} classes: see scripts/check_data.py."
+            )
+        name = names[label].replace("/", "_") if names else f"class_{label}"
+        encoded = features["image/encoded"].bytes_list.value[0]
+        suffix = "png" if encoded.startswith(b"\x89PNG") else "jpg"
+        os.makedirs(os.path.join(output_dir, name), exist_ok=True)
+        with open(os.path.join(output_dir, name, f"{number:06d}.{suffix}"), "wb") as f:
+            f.write(encoded)
+        written += 1
+    return written
+
+
+def _records(data_dir, split):
+    for path in tfrecords.find_shards(data_dir, split):
+        try:
+            yield from tf.io.tf_record_iterator(path)
+        except tf.errors.DataLossError as error:
+            raise UserError(f"{path} is damaged: {error.message}.") from error
+
+
+def main(argv=None):
+    tf.logging.set_verbosity(tf.logging.ERROR)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data_dir", required=True, help="Directory of the shards.")
+    parser.add_argument("--output_dir", required=True, help="Where to make the folders.")
+    parser.add_argument("--split", default="validation", choices=tfrecords.SPLITS)
+    parser.add_argument("--count", type=int, help="Only so many images, the first.")
+    arguments = parser.parse_args(argv)
+    try:
+        count = extract_images(
+            arguments.data_dir, arguments.output_dir, arguments.split, arguments.count
+        )
+    except (UserError, OSError) as error:
+        sys.exit(f"extract_images.py: {error}")
+    print(f"Wrote {count} images to {arguments.output_dir}")
+
+
+if __name__ == "__main__":
+    main()

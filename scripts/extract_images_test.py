@@ -1,0 +1,41 @@
+"""Images from shards to folders, and the folders to shards again."""
+
+import os
+
+import pytest
+
+from common import tfrecords
+from scripts import extract_images
+
+
+def test_images_as_they_are_in_folders_of_their_classes(tiny_model, tmp_path, capsys):
+    extract_images.main([f"--data_dir={tiny_model.data_dir}", f"--output_dir={tmp_path}"])
+    assert f"Wrote {len(tiny_model.images)} images" in capsys.readouterr().out
+    names = tfrecords.read_labels(tiny_model.data_dir)
+    for number, (encoded, label) in enumerate(zip(tiny_model.images, tiny_model.labels)):
+        suffix = "png" if encoded.startswith(b"\x89PNG") else "jpg"
+        path = tmp_path / names[label] / f"{number:06d}.{suffix}"
+        assert path.read_bytes() == encoded
+    assert sum(len(files) for _, _, files in os.walk(tmp_path)) == len(tiny_model.images)
+
+
+def test_some_images_of_the_training_split_without_names(tmp_path):
+    example = tfrecords.image_example(b"\xff\xd8 not decoded", 3, height=8, width=8)
+    shard = os.path.join(str(tmp_path), tfrecords.shard_name("train", 0, 1))
+    tfrecords.write_shard(shard, [example] * 4)
+    arguments = [f"--data_dir={tmp_path}", f"--output_dir={tmp_path}/out", "--split=train"]
+    extract_images.main([*arguments, "--count=2"])
+    assert os.listdir(tmp_path / "out") == ["class_3"]
+    assert sorted(os.listdir(tmp_path / "out" / "class_3")) == ["000000.jpg", "000001.jpg"]
+    tfrecords.write_text(os.path.join(str(tmp_path), tfrecords.LABELS), "background\ncat\n")
+    with pytest.raises(SystemExit, match=r"has label 3, and labels\.txt names 2 classes"):
+        extract_images.main(arguments)
+    os.truncate(shard, os.path.getsize(shard) - 3)
+    os.remove(tmp_path / tfrecords.LABELS)
+    with pytest.raises(SystemExit, match="train-00000-of-00001 is damaged"):
+        extract_images.main(arguments)
+
+
+def test_no_shards(tmp_path):
+    with pytest.raises(SystemExit, match=r"has no validation shards: neither .*validation-"):
+        extract_images.main([f"--data_dir={tmp_path}", f"--output_dir={tmp_path}/out"])
