@@ -84,12 +84,14 @@ def problems(name: str, text: str) -> Iterator[str]:
     for link in re.findall(r"(?:\]\(|src=\")(?!https?:)([^)#\"]+)", text):
         if not os.path.exists(os.path.join(directory, link)):
             yield f"{name} links to {link}, which is not there."
+    texts = program_texts()
     for path, test in re.findall(r"`((?:[\w.-]+/)*[\w.-]+\.(?:py|sh|md))(?:::(\w+))?`", text):
+        if path in texts:  # Made by a program.
+            continue
         if not any(os.path.exists(os.path.join(d, path)) for d in (ROOT, directory)):
             yield f"{name} names {path}, which is not there."
-        elif test and f"def {test}(" not in read(path):
+        if test and f"def {test}(" not in read(path):
             yield f"{name} names {test} in {path}, which is not there."
-    texts = program_texts()
     known_flags = {text.lstrip("-") for text in texts} | _FOREIGN_FLAGS
     for flag in sorted(set(re.findall(r"(?<![\w-])--(\w+)", text))):
         if flag not in known_flags and re.sub("^no", "", flag) not in known_flags:
