@@ -1,12 +1,12 @@
 #!/usr/bin/env python
 """Makes the quick start's data set: scikit-learn's handwritten digits as ImageNet-like TFRecords.
 
-    python scripts/make_digits.py DIRECTORY
+    python scripts/make_digits.py DIRECTORY [DIGITS]
 
 1,797 real images of 8 x 8 pixels (UCI "Optical Recognition of Handwritten Digits", test part),
 with a margin of one pixel, since evaluation crops an image's edges; enlarged to 80 x 80 and stored
 as JPEG. A fixed fifth of each class is for validation. Class i + 1 is the digit i, class 0 the
-background.
+background; with DIGITS, like 56789, there are only these, as the classes 1, 2, ... in this order.
 """
 
 import io
@@ -46,18 +46,18 @@ def encode(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def write_split(directory, split, images, digits):
+def write_split(directory, split, images, labels, names):
     """Writes the shards of one split; returns its entry of dataset.json."""
     examples = [
         tfrecords.image_example(
             encode(image),
-            int(digit) + 1,
+            label,
             height=SIZE,
             width=SIZE,
-            text=f"digit {digit}",
+            text=names[label],
             filename=f"{split}_{i:04d}.JPEG",
         )
-        for i, (image, digit) in enumerate(zip(images, digits))
+        for i, (image, label) in enumerate(zip(images, labels))
     ]
     total = NUM_SHARDS[split]
     shards = []
@@ -77,17 +77,22 @@ def write_split(directory, split, images, digits):
 
 
 def main(argv):
-    if len(argv) != 2:
-        sys.exit(f"usage: {argv[0]} DIRECTORY")
+    wanted = argv[2] if len(argv) == 3 else "0123456789"
+    if len(argv) not in (2, 3) or not (wanted.isdigit() and len(set(wanted)) == len(wanted)):
+        sys.exit(f"usage: {argv[0]} DIRECTORY [DIGITS, each once]")
     directory = argv[1]
     if tfrecords.read_dataset_info(directory):
         return  # dataset.json comes last: everything is there.
     os.makedirs(directory, exist_ok=True)
-    splits = {
-        split: write_split(directory, split, images, digits)
-        for split, (images, digits) in split_digits().items()
-    }
-    names = ["background"] + [f"digit {digit}" for digit in range(10)]
+    names = ["background"] + [f"digit {digit}" for digit in wanted]
+    splits = {}
+    for split, (images, digits) in split_digits().items():
+        kept = [
+            (image, wanted.index(str(d)) + 1)
+            for image, d in zip(images, digits)
+            if str(d) in wanted
+        ]
+        splits[split] = write_split(directory, split, *zip(*kept), names)
     tfrecords.write_text(os.path.join(directory, tfrecords.LABELS), "\n".join(names) + "\n")
     tfrecords.write_dataset_info(
         directory,
@@ -95,8 +100,8 @@ def main(argv):
             "format_version": 1,
             "source": "scikit-learn digits",
             "seed": 0,
-            "num_classes": 10,
-            "num_label_classes": 11,
+            "num_classes": len(wanted),
+            "num_label_classes": len(wanted) + 1,
             "splits": splits,
         },
     )

@@ -1,0 +1,128 @@
+#!/usr/bin/env python
+"""Makes a classifier of your own classes from a folder of images and a trained checkpoint.
+
+    python scripts/fine_tune.py --image_dir=PHOTOS --init_checkpoint=MODEL --output_dir=OUT
+
+PHOTOS has one folder a class, or train/ and validation/ of them; without validation images a tenth
+of each class is split off. OUT gets the data set (data/), the training (model/) and the SavedModel
+(export/). The same command goes on where it was interrupted.
+
+The network is that of the checkpoint: its flags are read from the results.json beside it. Where
+there is none, and to change anything of the recipe, give flags of amoeba_net.py at the end, after
+two dashes:
+
+    python scripts/fine_tune.py ... -- --image_size=64 --num_epochs=10
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+
+import amoeba_net_model
+from common import results, tfrecords, warm_start
+from common.errors import UserError
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+# For some hundred to some ten thousand images. The published recipe is for a million: there the
+# averages look back over 10,000 steps, more than these trainings have.
+RECIPE = {
+    "init_exclude": "/FC/",  # Both classifiers: as many classes would still be other ones.
+    "num_epochs": 30,
+    "num_epochs_per_eval": 30,
+    "optimizer": "momentum",
+    "lr": 0.1,
+    "lr_decay_method": "cosine",
+    "moving_average_decay": 0.99,
+    "dense_dropout_keep_prob": 1.0,
+}
+BATCH_SIZE = 32
+
+# What a network is besides its variables.
+_NETWORK = (*amoeba_net_model.ARCHITECTURE, "image_size", "use_aux_head", "batch_norm_epsilon")
+
+
+def network_flags(checkpoint: str) -> dict:
+    """The flags of the network that wrote a checkpoint, as results.json beside it says."""
+    records = results.read_results(os.path.dirname(checkpoint))
+    hparams = records[-1].get("hparams", {}) if records else {}
+    if not hparams:
+        print(
+            f"There is no results.json beside {checkpoint}: the network is the default one but for "
+            "the flags after --."
+        )
+    return {name: hparams[name] for name in _NETWORK if name in hparams}
+
+
+def training_command(options, info: dict) -> list:
+    """The command that trains, evaluates and exports.
+
+    Args:
+        options: the program's.
+        info: the data set's dataset.json.
+    """
+    images = info["splits"]["train"]["images"]
+    flags = {
+        "mode": "train_and_eval",
+        "data_dir": os.path.join(options.output_dir, "data"),
+        "model_dir": os.path.join(options.output_dir, "model"),
+        "export_dir": os.path.join(options.output_dir, "export"),
+        "init_checkpoint": options.init_checkpoint,
+        "train_batch_size": min(BATCH_SIZE, images),
+        **RECIPE,
+        **network_flags(warm_start.resolve(options.init_checkpoint)),
+    }
+    program = os.path.join(_ROOT, "amoeba_net.py")
+    # Of a flag that is given twice the last counts.
+    given = [f"--{name}={value}" for name, value in flags.items()]
+    return [sys.executable, program, *given, *options.flags]
+
+
+def _run(command: list):
+    status = subprocess.run(command, check=False).returncode
+    if status:
+        sys.exit(status)  # The program has said why.
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--image_dir", required=True, help="one folder of images a class")
+    parser.add_argument("--init_checkpoint", required=True, help="checkpoint or model directory")
+    parser.add_argument("--output_dir", required=True, help="data set, training and export")
+    parser.add_argument("flags", nargs="*", help="flags of amoeba_net.py, after --")
+    options = parser.parse_args()
+    try:
+        warm_start.resolve(options.init_checkpoint)  # Before the long conversion of images.
+        data = os.path.join(options.output_dir, "data")
+        build = os.path.join(_ROOT, "scripts", "build_tfrecords.py")
+        _run([sys.executable, build, f"--source_dir={options.image_dir}", f"--output_dir={data}"])
+        info = tfrecords.read_dataset_info(data)
+        if "validation" not in info["splits"]:
+            raise UserError(
+                f"{options.image_dir} has no image to validate on: each class needs two images."
+            )
+        _run(training_command(options, info))
+        report(options.output_dir)
+    except UserError as error:
+        sys.exit(f"fine_tune.py: {error}")
+
+
+def report(output_dir: str):
+    """Prints the accuracy and where the classifier is."""
+    records = results.read_results(os.path.join(output_dir, "model"))
+    metrics = [r["metrics"] for r in records if r["kind"] == "eval"][-1]
+    export = os.path.join(output_dir, "export")
+    newest = max(name for name in os.listdir(export) if name.isdigit())
+    print(
+        f"\n{metrics['top_1_accuracy']:.4f} of the {metrics['images']} validation images are right "
+        f"(top-1).\nSavedModel: {os.path.join(export, newest)}"
+    )
+
+
+if __name__ == "__main__":
+    main()
