@@ -96,7 +96,7 @@ def problems(name: str, text: str) -> Iterator[str]:
     for flag in sorted(set(re.findall(r"(?<![\w-])--(\w+)", text))):
         if flag not in known_flags and re.sub("^no", "", flag) not in known_flags:
             yield f"{name} names --{flag}, which no program here has."
-    for error in re.findall(r"^\| `([^`]*…[^`]*)` \|", text, re.MULTILINE):
+    for error in re.findall(r"^\| `([^`]+ [^`]+)` \|", text, re.MULTILINE):
         if not any(error.strip("… ") in known for known in texts):
             yield f"{name} quotes an error that no program here gives: {error}"
 

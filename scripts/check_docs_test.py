@@ -38,6 +38,21 @@ def test_commands_of_the_readme_run():
     assert check_docs.run(check_docs.read("README.md"), "README.md", run_all=False) == []
 
 
+def test_chinese_readme_has_the_english_ones_commands():
+    english, chinese = map(check_docs.read, ("README.md", "README.zh-CN.md"))
+    marks = {}
+    for block in check_docs.blocks(english):
+        for command in check_docs.commands(f"```bash\n{block.text}```\n"):
+            marks[command] = block.mark, block.reason
+    found = {}
+    for block in check_docs.blocks(chinese):
+        for command in check_docs.commands(f"```bash\n{block.text}```\n"):
+            found[command] = block.mark, block.reason
+            variables = set(re.findall(r"\$(DATA|MODEL|RECIPE)\b", command))
+            assert all(any(f"{v}=" in earlier for earlier in found) for v in variables), command
+    assert found.items() <= marks.items()
+
+
 def test_what_is_wrong_on_a_page_is_found():
     text = (
         "[a](absent.md) [b](CONTRIBUTING.md) [c](https://example.org/x.md) `scripts/absent.sh` "
