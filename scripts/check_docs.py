@@ -11,6 +11,8 @@ repository. A comment before a block says why it is left out:
 
     <!-- takes: 2 minutes -->        run with --all only
     <!-- needs: an Ascend 910 -->    never run
+
+Blocks without a language show what quick commands print; the numbers may be others.
 """
 
 import argparse
@@ -32,6 +34,7 @@ _QUICK_START = "bash scripts/quickstart.sh 1 --train_steps=2"
 _NOT_COPIED = shutil.ignore_patterns(
     ".git", ".venv", ".ruff_cache", "__pycache__", "output", "quickstart_run"
 )
+_NUMBER = r"\d+(?:\.\d+)?"
 # Of programs that are not here.
 _FOREIGN_FLAGS = {"build", "device", "fix", "help", "helpfull", "logdir", "model_base_path", "rm"}
 
@@ -128,7 +131,7 @@ def program_texts() -> Set[str]:
 
 
 def run(page: str, name: str, run_all: bool) -> List[str]:
-    """Runs a page's commands in a copy of the repository; says which block failed, and how."""
+    """Runs a page's commands in a copy of the repository; says what failed, or is shown wrongly."""
     script = ["set -eo pipefail", "trap 'echo \"line $line: failed\"' ERR"]
     if not run_all:
         script += ["line='quick start'", _QUICK_START]
@@ -148,9 +151,20 @@ def run(page: str, name: str, run_all: bool) -> List[str]:
             check=False,
         )
     printed = done.stdout.decode(errors="replace")
-    if done.returncode == 0:
-        return []
-    return [f"{name}: status {done.returncode}. The end of what was printed:\n{printed[-3000:]}"]
+    if done.returncode:
+        end = printed[-3000:]
+        return [f"{name}: status {done.returncode}. The end of what was printed:\n{end}"]
+    return [
+        f"{name} shows a line that no command printed: {line}"
+        for line in shown_lines(page)
+        if not re.search(_NUMBER.join(map(re.escape, re.split(_NUMBER, line))), printed)
+    ]
+
+
+def shown_lines(page: str) -> List[str]:
+    """The lines of blocks without a language."""
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    return [line for language, text in fences if not language for line in text.splitlines()]
 
 
 def list_blocks(page: str, name: str):

@@ -88,6 +88,14 @@ def test_command_that_fails_is_named(monkeypatch):
     assert "--- PAGE, line 2" in problem and "golden_test.py" in problem
 
 
+def test_what_is_shown_must_be_printed(monkeypatch):
+    monkeypatch.setattr(check_docs, "_QUICK_START", "true")
+    page = "```bash\necho '99 of 7 (right)'\n```\n\n```\n0.25 of 3 (right)\n3 of 4 (wrong)\n```\n"
+    assert check_docs.run(page, "PAGE", run_all=False) == [
+        "PAGE shows a line that no command printed: 3 of 4 (wrong)"
+    ]
+
+
 @pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.ascend"])
 def test_container_recipes_copy_what_is_there(name):
     recipe = check_docs.read(name)
