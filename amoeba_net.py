@@ -31,14 +31,16 @@ from common import (
     accelerator,
     allocator,
     checkpoints,
+    curves,
     interruption,
     nonfinite,
+    progress,
     results,
     storage,
     warm_start,
 )
 from common.errors import UserError
-from common.hooks import LastValueHook, ProgressBarHook, SessionTimingHook, ThroughputHook
+from common.hooks import LastValueHook, SessionTimingHook, ThroughputHook
 from common.hparams import HParams
 from common.tfrecords import read_dataset_info
 
@@ -403,9 +405,13 @@ class Run:
                 self.stopper, self.stop_file(), self.device.options.npu_iterations_per_loop
             ),
             *self.device.training_hooks(self.model_dir, self.checkpoint_steps),
+            progress.ProgressHook(
+                self.train_steps,
+                self.hparams.train_batch_size,
+                bar=sys.stderr.isatty(),
+                every_n_steps=FLAGS.log_steps,
+            ),
         ]
-        if sys.stderr.isatty():
-            hooks.append(ProgressBarHook(max_steps))
         self.train_input.start_step = self.current_step()
         with self.train_input.naming_bad_records():
             self.trainer.train(
@@ -418,6 +424,8 @@ class Run:
         figures = {**throughput.statistics(), "losses": loss.history}
         checkpoint = checkpoints.latest(self.model_dir)
         self.record("train", checkpoint, metrics, figures)
+        if self.device.is_chief:
+            curves.draw_or_warn(self.model_dir)
         if self.stopper.name:
             step = checkpoints.global_step(checkpoint)
             raise interruption.Interrupted(
@@ -474,6 +482,7 @@ class Run:
         figures = timing.statistics(self.hparams.eval_batch_size)
         figures["best"] = self.keep_best(checkpoint, metrics)
         self.record("eval", checkpoint, metrics, figures)
+        curves.draw_or_warn(self.model_dir)
 
     def is_evaluated(self, step: int) -> bool:
         records = results.read_results(self.model_dir)

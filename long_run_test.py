@@ -75,6 +75,7 @@ def test_second_trainer_then_signal_then_damage_then_the_end(tmp_path):
             f"--model_dir={model_dir}",
             f"--train_steps={stopped + 20}",
             "--keep_checkpoint_max=2",
+            "--log_steps=10",
         )
     )
     assert status == 0, log
@@ -84,6 +85,8 @@ def test_second_trainer_then_signal_then_damage_then_the_end(tmp_path):
     assert checkpoints.global_step(checkpoints.latest(model_dir)) == stopped + 20
     kept = glob.glob(os.path.join(model_dir, "model.ckpt-*.index"))
     assert len(kept) == 2
+    assert re.search(rf"Step {stopped + 20} of {stopped + 20}: loss \S+, .* 0:00:00 left", log)
+    assert os.path.getsize(os.path.join(model_dir, "curves.png")) > 10_000
     # The best one survives the deletion of all others.
     best = results.read_results(model_dir)[-1]["best"]
     assert best["checkpoint"] == f"best/model.ckpt-{stopped + 20}"

@@ -5,7 +5,6 @@ from typing import Dict, Optional, Sequence
 
 import numpy as np
 import tensorflow.compat.v1 as tf
-import tqdm
 
 
 class ThroughputHook(tf.train.SessionRunHook):
@@ -116,33 +115,6 @@ def speed_statistics(seconds_per_step: Sequence[float], batch_size: int) -> Dict
         "seconds_per_step": median,
         "measured_steps": len(seconds_per_step),
     }
-
-
-class ProgressBarHook(tf.train.SessionRunHook):
-    """A progress bar with the time that is left, from the end of the first step on.
-
-    Args:
-        last_step: global step that training ends at.
-    """
-
-    def __init__(self, last_step: int):
-        self._last_step = last_step
-        self._bar = None
-
-    def before_run(self, run_context):
-        return tf.train.SessionRunArgs(tf.train.get_global_step())
-
-    def after_run(self, run_context, run_values):
-        step = int(run_values.results)
-        if self._bar is None:
-            self._bar = tqdm.tqdm(
-                total=self._last_step, initial=step, unit="step", dynamic_ncols=True
-            )
-        self._bar.update(step - self._bar.n)
-
-    def end(self, session):
-        if self._bar is not None:
-            self._bar.close()
 
 
 class QuickStartCheckpointSaverHook(tf.train.CheckpointSaverHook):

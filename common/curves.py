@@ -1,0 +1,83 @@
+"""A picture of a training: its loss, accuracy and learning rate, drawn from the event files."""
+
+import os
+import re
+from typing import Dict, List, Tuple
+
+import tensorflow.compat.v1 as tf
+
+from common import tfrecords
+from common.errors import UserError
+
+FILE_NAME = "curves.png"
+
+# Title of each part -> (directory of the event files, tag, name of the curve).
+_PARTS = {
+    "loss": [("", "loss", "training"), ("eval", "loss", "evaluation")],
+    "accuracy": [("eval", "top_1_accuracy", "top-1"), ("eval", "top_5_accuracy", "top-5")],
+    "learning rate": [("", "learning_rate", "learning rate")],
+}
+
+
+def draw(model_dir: str, path: str) -> str:
+    """Draws the curves into a PNG, which appears whole; returns its path.
+
+    Raises:
+        UserError: there is nothing to draw, or matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # Slow, and needed here only.
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError(f"Curves need matplotlib: {error}.") from error
+
+    scalars = {name: read_scalars(os.path.join(model_dir, name)) for name in ("", "eval")}
+    if not any(tag in scalars[name] for part in _PARTS.values() for name, tag, _ in part):
+        raise UserError(f"The event files in {model_dir} tell of no loss and no accuracy.")
+    figure = Figure(figsize=(8, 9), tight_layout=True)
+    canvas = FigureCanvasAgg(figure)
+    for axes, (title, curves) in zip(figure.subplots(len(_PARTS), 1, sharex=True), _PARTS.items()):
+        axes.set_title(title)
+        for name, tag, label in curves:
+            points = scalars[name].get(tag)
+            if points:
+                marker = "o" if name else None  # Evaluations are few.
+                axes.plot(*zip(*points), marker=marker, markersize=3, label=label)
+                axes.legend()
+        axes.grid(True, alpha=0.3)
+    axes.set_xlabel("step")
+    temporary = tfrecords.temporary_path(path)
+    with tf.io.gfile.GFile(temporary, "wb") as file:
+        canvas.print_png(file)
+    tf.io.gfile.rename(temporary, path, overwrite=True)
+    return path
+
+
+def draw_or_warn(model_dir: str):
+    """`draw` into the model directory, where a picture is not worth an error."""
+    try:
+        draw(model_dir, os.path.join(model_dir, FILE_NAME))
+    except Exception as error:  # Whatever a library may raise, training is more important.
+        tf.logging.warning("The curves could not be drawn: %s", error)
+
+
+def read_scalars(directory: str) -> Dict[str, List[Tuple[int, float]]]:
+    """(step, value) of each scalar by its tag, by step, of all event files of a directory.
+
+    A resumed run repeats steps; of each step the last value counts. What is damaged ends a file.
+    """
+    if not tf.io.gfile.isdir(directory):
+        return {}
+    names = sorted(name for name in tf.io.gfile.listdir(directory) if "tfevents" in name)
+    found = {}
+    for name in names:
+        try:
+            for event in tf.train.summary_iterator(os.path.join(directory, name)):
+                for value in event.summary.value:
+                    if value.HasField("simple_value"):
+                        # TensorFlow may have numbered a tag: learning_rate_1.
+                        tag = re.sub(r"_\d+$", "", value.tag)
+                        found.setdefault(tag, {})[event.step] = value.simple_value
+        except (tf.errors.DataLossError, tf.errors.NotFoundError):
+            continue
+    return {tag: sorted(points.items()) for tag, points in found.items()}
