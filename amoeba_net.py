@@ -512,6 +512,7 @@ class Run:
 
     def record(self, kind: str, checkpoint: str, metrics: dict, speed: dict):
         """Adds what was done to results.json."""
+        gc.collect()  # A round's graph is garbage in cycles, of 100 MB, and collecting is rare.
         results.append_result(
             self.model_dir,
             kind,

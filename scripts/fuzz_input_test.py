@@ -11,8 +11,7 @@ _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 def test_bad_inputs_are_errors_and_neither_crash_nor_hang():
     process = subprocess.run(
         [sys.executable, os.path.join(_ROOT, "scripts", "fuzz_input.py"), "--inputs=10000"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         timeout=1200,  # A hang; it takes half a minute.
         check=False,
     )

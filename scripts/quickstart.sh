@@ -38,5 +38,6 @@ AmoebaNet-D, {result['global_step']} steps: {metrics['top_1_accuracy']:.4f} of t
 REPORT
 cat <<NEXT
 All figures: $model/results.json
+Picture:     $model/curves.png
 Curves:      $root/.venv/bin/tensorboard --logdir $root/quickstart_run
 NEXT
