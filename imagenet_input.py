@@ -228,7 +228,9 @@ class InputPipeline:
 
     def _read_file(self, files: Sequence[str], file: tf.Tensor, parts: int = 1, part=0):
         """(file number, (index, record)) of the records, or of each `parts`-th of them."""
-        path = tf.gather(files, file)
+        # A file that cannot be opened would fail for ever: it counts as one without records.
+        is_readable = _call(self._bad_records.is_readable, tf.bool, file)
+        path = tf.where(is_readable, tf.gather(files, file), os.devnull)
         records = tf.data.TFRecordDataset(path, buffer_size=_READ_BUFFER_BYTES)
         # After damage nothing more comes from a file; empty records take the place of what is lost.
         records = records.apply(tf.data.experimental.ignore_errors())

@@ -4,6 +4,7 @@ import collections
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -450,3 +451,18 @@ def test_deterministic_input_needs_a_seed(tmp_path):
         *_SMALL, status=1,
     )  # fmt: skip
     assert "--deterministic_input needs --random_seed" in log
+
+
+def test_data_that_vanishes_is_named(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    _write(data)
+    pipeline = imagenet_input.InputPipeline(True, str(data), _hparams())
+    with tf.Graph().as_default(), tf.Session() as session:
+        with pytest.raises(UserError, match=rf"{data}/train-0000\S+: record \d+ .*cannot be read"):
+            with pipeline.naming_bad_records():
+                batch = tf.data.make_one_shot_iterator(pipeline.input_fn()).get_next()
+                session.run(batch)
+                shutil.rmtree(str(data))
+                for _ in range(1000):
+                    session.run(batch)

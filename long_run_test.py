@@ -12,7 +12,10 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow.compat.v1 as tf
+from absl.testing import flagsaver
 
+import amoeba_net
 from common import checkpoints, interruption, results
 
 _ROOT = os.path.dirname(os.path.abspath(__file__))
@@ -137,3 +140,20 @@ def test_loss_that_is_not_finite(on_nan, tmp_path):
         assert "4 in a row are too many." in log
         assert log.count("It is left out") == 3
         assert re.search(r"step \d+: loss \S+, learning rate 1e\+20, softmax_loss \S+, reg", log)
+
+
+def test_checkpoint_that_is_deleted_under_its_evaluation(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(tf.get_logger(), "propagate", True)
+    with tf.Graph().as_default(), tf.Session() as session:
+        session.run(tf.train.get_or_create_global_step().assign(7))
+        whole = tf.train.Saver().save(session, str(tmp_path / "model.ckpt"), global_step=7)
+    deleted = str(tmp_path / "model.ckpt-6")
+    monkeypatch.setattr(checkpoints, "wait_for_new", lambda *arguments: iter([deleted, whole]))
+    evaluated = []
+    run = amoeba_net.Run.__new__(amoeba_net.Run)
+    run.model_dir, run.train_steps, run.evaluate = str(tmp_path), 7, evaluated.append
+    with flagsaver.flagsaver():
+        amoeba_net.FLAGS(["amoeba_net.py"])
+        run.eval_mode()
+    assert evaluated == [whole]
+    assert f"{deleted} was deleted during its evaluation: taking the next one." in caplog.text

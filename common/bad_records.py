@@ -98,6 +98,15 @@ class BadRecords:
             self._counts[path] = records + (1 if problem else 0)
         return np.int64(self._counts[path])
 
+    def is_readable(self, file: np.ndarray) -> np.bool_:
+        """Whether a file can be opened and read at all."""
+        try:
+            with tf.io.gfile.GFile(self._files[int(file)], "rb") as stream:
+                stream.read(1)
+        except (OSError, tf.errors.OpError):
+            return np.bool_(False)
+        return np.bool_(True)
+
     def enter(self, sequence: np.ndarray, file: np.ndarray, index: np.ndarray) -> np.bool_:
         """Notes records that are about to be decoded.
 
