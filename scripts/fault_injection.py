@@ -241,7 +241,7 @@ def small_disk(directory: str, wanted: int):
         yield mounted
     finally:
         if mounted:
-            subprocess.run(["umount", directory], check=True)
+            subprocess.run(["umount", "--lazy", directory], check=True)
 
 
 def train_undisturbed(arguments, data: str) -> Dict[str, object]:
