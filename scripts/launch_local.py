@@ -36,7 +36,7 @@ class Process:
         log: path of the file it writes to.
     """
 
-    def __init__(self, command, cluster, job, index, log_dir):
+    def __init__(self, command, cluster, job, index, log_dir, cores):
         self.name = f"{job} {index}"
         self.log = os.path.join(log_dir, f"{job}_{index}.log")
         config = {"cluster": cluster, "task": {"type": job, "index": index}}
@@ -50,6 +50,7 @@ class Process:
                 start_new_session=True,  # Ctrl-C is for the launcher, which ends them in order.
                 preexec_fn=_end_with_parent,
             )
+        os.sched_setaffinity(self._process.pid, cores)  # Before TensorFlow counts them.
         say(f"{self.name} is process {self._process.pid} and writes to {self.log}")
 
     def status(self):
@@ -67,6 +68,12 @@ class Process:
             log.seek(max(0, os.path.getsize(self.log) - 4096))
             lines = [line for line in log.read().decode(errors="replace").splitlines() if line]
         return lines[-1] if lines else ""
+
+
+def _cores(rank, count):
+    """The cores of a process, where each has a number of its own as far as they go."""
+    cores = sorted(os.sched_getaffinity(0))
+    return {cores[(rank * count + i) % len(cores)] for i in range(count)} or set(cores)
 
 
 def _end_with_parent():
@@ -98,6 +105,7 @@ def parse_arguments(argv):
     parser.add_argument("--max_restarts", type=int, default=0, help="times to start again (0)")
     parser.add_argument("--log_dir", default="output/local", help="where to log (output/local)")
     parser.add_argument("--port", type=int, help="first port; free ones if not given")
+    parser.add_argument("--cores", type=int, default=0, help="of each process; 0: all for all (0)")
     parser.add_argument("--grace", type=float, default=20.0, help="seconds to end by itself (20)")
     parser.add_argument("--program", default=os.path.join(_ROOT, "amoeba_net.py"))
     parser.add_argument("flags", nargs="*", help="flags of the program, after --")
@@ -135,7 +143,10 @@ def start(arguments):
         jobs.append(("evaluator", 0))
         cluster["evaluator"] = [f"127.0.0.1:{ports[-1]}"]
     command = [sys.executable, arguments.program, *arguments.flags]
-    return [Process(command, cluster, job, index, arguments.log_dir) for job, index in jobs]
+    return [
+        Process(command, cluster, *job, arguments.log_dir, _cores(rank, arguments.cores))
+        for rank, job in enumerate(jobs)
+    ]
 
 
 def _ports(arguments):
