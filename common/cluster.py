@@ -381,6 +381,8 @@ def _join(watchers):
 
 def _say_goodbye(cluster: Cluster):
     """Lets those who watch this process know that it ends well, and waits until they do."""
+    if cluster.size == 1:
+        return
     with tf.Graph().as_default():
         queues = [
             _goodbye_queue(cluster, cluster.rank, rank)
