@@ -31,6 +31,7 @@ from common import (
     accelerator,
     allocator,
     checkpoints,
+    cluster,
     curves,
     interruption,
     nonfinite,
@@ -84,6 +85,8 @@ flags.DEFINE_float("num_epochs", 35.0, "Epochs to train, counted from the first 
 flags.DEFINE_integer("train_batch_size", 64, "Images a training step.", 1)
 flags.DEFINE_enum("optimizer", "sgd", ["sgd", "momentum", "rmsprop"], "Optimizer.")
 flags.DEFINE_float("lr", 2.56, "Initial learning rate.", 0.0)
+flags.DEFINE_enum("lr_scaling", "none", ["none", "linear"], "Linear: lr is of lr_base_batch_size.")
+flags.DEFINE_integer("lr_base_batch_size", 1024, "Batch that the lr of linear scaling is of.", 1)
 flags.DEFINE_enum("lr_decay_method", "exponential", LR_DECAY_METHODS, "Schedule.")
 flags.DEFINE_float("lr_decay_value", 0.88, "Factor of the exponential schedule.", 0.0, 1.0)
 flags.DEFINE_float("lr_num_epochs_per_decay", 1.0, "Epochs between two decays.", 0.0)
@@ -121,6 +124,12 @@ flags.DEFINE_boolean("augment", True, "Crop, flip and distort training images; e
 flags.DEFINE_boolean("use_fast_color_distort", True, "Shift colours only; else distort them fully.")
 flags.DEFINE_float("cb_distortion_range", 0.1, "Largest shift of blue chroma.", 0.0, 1.0)
 flags.DEFINE_float("cr_distortion_range", 0.1, "Largest shift of red chroma.", 0.0, 1.0)
+
+# Several processes, by TF_CONFIG.
+flags.DEFINE_enum(
+    "collectives", "auto", accelerator.COLLECTIVES, "How gradients are summed over processes."
+)
+flags.DEFINE_integer("cluster_timeout", 600, "Seconds to wait for the other processes.", 1)
 
 # Ascend NPUs; the first two are for GPUs as well.
 flags.DEFINE_enum(
@@ -181,12 +190,15 @@ def main(argv):
         hparams = hparams_from_flags()
         take_dataset_info(hparams)
         check_flags(hparams)
+        scale_learning_rate(hparams)
         check_directories(hparams)
         device = choose_device()
         # On the host's own CPU whole layers are buffers too; else batches are the largest.
         batch_bytes = None if device.computes_on_host else imagenet_input.batch_bytes(hparams)
         allocator.keep_large_buffers(batch_bytes)
         run_mode(hparams, device)
+    except cluster.LostPeerError as error:
+        cluster.end_process(error)
     except UserError as error:
         sys.exit(f"amoeba_net.py: {error}")
     except interruption.Interrupted as error:
@@ -203,8 +215,10 @@ def run_mode(hparams: HParams, device: accelerator.Accelerator):
     """Does what --mode says; training alone in its directory, and until a signal comes."""
     stopper = interruption.Stopper()
     with contextlib.ExitStack() as stack:
-        if FLAGS.mode.startswith("train"):
+        mode = "eval" if device.is_evaluator and FLAGS.mode.startswith("train") else FLAGS.mode
+        if mode.startswith("train"):
             stack.enter_context(stopper.listening())
+        if mode.startswith("train") and device.writes:
             directory = device.model_dir(FLAGS.model_dir)
             stack.enter_context(storage.locked(directory))
             checkpoints.repair(directory, FLAGS.keep_checkpoint_max)
@@ -218,8 +232,8 @@ def run_mode(hparams: HParams, device: accelerator.Accelerator):
             "train_and_eval": run.train_and_eval_mode,
             "predict": run.classify_mode if FLAGS.image_paths else run.predict_mode,
             "export": run.export,
-        }[FLAGS.mode]()
-        if FLAGS.export_dir and FLAGS.mode != "export" and run.device.is_chief:
+        }[mode]()
+        if FLAGS.export_dir and mode == FLAGS.mode != "export" and run.device.is_chief:
             run.export()
 
 
@@ -250,7 +264,11 @@ class Run:
         self.checkpoint_steps = FLAGS.save_checkpoints_steps or FLAGS.iterations_per_loop
         self.check_device()
         self.train_input = amoeba_net_model.InputPipeline(
-            True, FLAGS.data_dir, hparams, sharding=device.sharding
+            True,
+            FLAGS.data_dir,
+            hparams,
+            sharding=device.sharding,
+            num_devices=device.num_devices,
         )
         self.eval_input = amoeba_net_model.InputPipeline(False, FLAGS.data_dir, hparams)
         model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, self.model_dir, device)
@@ -285,6 +303,10 @@ class Run:
         if FLAGS.mode == "train_and_eval":
             steps["steps between evaluations"] = self.steps_per_eval
         self.device.check_steps(steps)
+        if FLAGS.on_nan == "skip" and devices > 1 and self.device.name != "npu":
+            raise UserError(
+                f"--on_nan=skip is for one device, and these are {devices}: use --on_nan=stop."
+            )
         # Ranks that start from different steps would wait for each other in the end, forever.
         chief = checkpoints.latest(FLAGS.model_dir)
         chief_step = checkpoints.global_step(chief) if chief else 0
@@ -327,6 +349,8 @@ class Run:
         if step >= self.train_steps:
             tf.logging.info("Training has finished already, at step %d.", step)
             self.evaluate(checkpoints.latest(self.model_dir))
+        elif self.device.cluster:
+            step = self.train_together()
         elif step and step % self.steps_per_eval == 0 and not self.is_evaluated(step):
             self.evaluate(checkpoints.latest(self.model_dir))  # It ended before it could.
         while step < self.train_steps:
@@ -334,6 +358,13 @@ class Run:
             step = min((step // self.steps_per_eval + 1) * self.steps_per_eval, self.train_steps)
             self.train(step)
             self.evaluate(checkpoints.latest(self.model_dir))
+
+    def train_together(self) -> int:
+        """Trains with other processes; an evaluator among them evaluates, else the chief does."""
+        self.train(self.train_steps)
+        if not self.device.cluster.has_evaluator:
+            self.evaluate(checkpoints.latest(self.model_dir))
+        return self.train_steps
 
     def predict_mode(self):
         """Measures inference speed on the validation images."""
@@ -397,7 +428,8 @@ class Run:
         if self.current_step() >= max_steps:
             tf.logging.info("Step %d is reached already: nothing to train.", max_steps)
             return
-        throughput = ThroughputHook(self.hparams.train_batch_size, self.model_dir)
+        summary_dir = self.model_dir if self.device.writes else None
+        throughput = ThroughputHook(self.hparams.train_batch_size, summary_dir)
         loss = LastValueHook("total_loss:0")
         hooks = [
             self.non_finite_hook(),
@@ -414,11 +446,12 @@ class Run:
         ]
         self.train_input.start_step = self.current_step()
         with self.train_input.naming_bad_records():
-            self.trainer.train(
+            self.device.train(
+                self.trainer,
                 self.train_input.input_fn,
-                hooks=[throughput, loss, *hooks],
-                max_steps=max_steps,
-                saving_listeners=self.saving_listeners(),
+                max_steps,
+                [throughput, loss, *hooks],
+                self.saving_listeners(),
             )
         metrics = {"loss": loss.value}
         figures = {**throughput.statistics(), "losses": loss.history}
@@ -513,6 +546,8 @@ class Run:
     def record(self, kind: str, checkpoint: str, metrics: dict, speed: dict):
         """Adds what was done to results.json."""
         gc.collect()  # A round's graph is garbage in cycles, of 100 MB, and collecting is rare.
+        if not self.device.writes:
+            return
         results.append_result(
             self.model_dir,
             kind,
@@ -543,10 +578,11 @@ def hparams_from_flags() -> HParams:
 
 def choose_device() -> accelerator.Accelerator:
     """The device to run on; exports need no other than the CPU."""
+    found = cluster.from_environment()
     if FLAGS.mode == "export":
-        return accelerator.Accelerator()
+        return accelerator.Accelerator(cluster=found)
     options = {name: FLAGS[name].value for name in accelerator.Options._fields}
-    return accelerator.choose(FLAGS.accelerator, accelerator.Options(**options))
+    return accelerator.choose(FLAGS.accelerator, accelerator.Options(**options), found)
 
 
 def take_dataset_info(hparams: HParams):
@@ -569,6 +605,24 @@ def take_dataset_info(hparams: HParams):
         if FLAGS[name].using_default_value:
             hparams.set_hparam(name, value)
             tf.logging.info("%s = %d, from %s's dataset.json", name, value, FLAGS.data_dir)
+
+
+def scale_learning_rate(hparams: HParams):
+    """Sets the rate that --lr_scaling asks for, or says that the default is of other batches."""
+    batch, base = hparams.train_batch_size, FLAGS.lr_base_batch_size
+    scaled = hparams.lr * batch / base
+    if FLAGS.lr_scaling == "linear":
+        tf.logging.info("lr = %g: %g for %d images, %d here.", scaled, hparams.lr, base, batch)
+        hparams.set_hparam("lr", scaled)
+    elif FLAGS["lr"].using_default_value and 2 * batch < base and FLAGS.mode.startswith("train"):
+        tf.logging.warning(
+            "--lr=%g, the default, belongs to batches of %d images, and this is %d: the published "
+            "runs use 0.0025 x batch size. Try --lr=%g, or --lr_scaling=linear, which is the same.",
+            hparams.lr,
+            base,
+            batch,
+            scaled,
+        )
 
 
 def check_flags(hparams: HParams):

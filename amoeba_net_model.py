@@ -8,7 +8,7 @@ import tensorflow.compat.v1 as tf
 
 import model_builder
 import network_utils
-from common import checkpoints, nonfinite, results, warm_start
+from common import checkpoints, nonfinite, replication, results, warm_start
 from common.accelerator import Accelerator
 from common.checkpoints import average_name
 from common.errors import UserError
@@ -193,7 +193,7 @@ class AmoebaNetEstimatorModel:
         def make_init_fn():
             sources = dict(choice.taken)
             sources.update((average_name(name), source) for name, source in choice.taken.items())
-            variables = {v: sources.get(v.op.name) for v in tf.global_variables()}
+            variables = {v: sources.get(replication.name(v)) for v in tf.global_variables()}
             return warm_start.init_fn(path, {v: name for v, name in variables.items() if name})
 
         return make_init_fn
@@ -202,7 +202,7 @@ class AmoebaNetEstimatorModel:
         """Stops at another architecture's checkpoint, before the long part of graph building."""
         latest = self.model_dir and checkpoints.latest(self.model_dir)
         if latest:
-            variables = {v.op.name: v for v in tf.global_variables()}
+            variables = {replication.name(v): v for v in tf.global_variables()}
             checkpoints.check_restorable(latest, variables)
 
     def learning_rate(self, global_step) -> tf.Tensor:
@@ -229,6 +229,8 @@ class AmoebaNetEstimatorModel:
                 gate_gradients=self.accelerator.gate_gradients,
             )
         )
+        if tf.distribute.has_strategy():
+            return self._replicated_train_op(optimizer, gradients, variables, global_step)
         if self.hparams.gradient_clipping_by_global_norm > 0:
             gradients, norm = tf.clip_by_global_norm(
                 gradients, self.hparams.gradient_clipping_by_global_norm
@@ -275,6 +277,52 @@ class AmoebaNetEstimatorModel:
 
         return tf.group(tf.cond(was_applied, update, tf.no_op))
 
+    def _replicated_train_op(self, optimizer, gradients, variables, global_step) -> tf.Operation:
+        """The step of one replica of several, which leaves the same variables in all.
+
+        It is the step of one device with the whole batch, but that each replica normalises by the
+        statistics of its own images; the moving averages move by the mean of those.
+        """
+        # Replicas of one process share its collections: this one's changes are the last.
+        statistics = list(dict.fromkeys(tf.get_collection(network_utils.MOVED_STATISTICS)))
+        changes = tf.get_collection(network_utils.STATISTICS_CHANGES)[-len(statistics) :]
+        changes = replication.mean(changes)
+        limit = self.hparams.gradient_clipping_by_global_norm
+        if limit > 0:
+            gradients, norm = replication.clip_by_global_norm(gradients, limit)
+            tf.summary.scalar("gradient_norm", norm)
+        decay = self.hparams.moving_average_decay
+        averages = create_moving_averages(averaged_variables()) if decay > 0 else []
+        next_step = global_step.read_value() + 1
+        with tf.control_dependencies([next_step, *changes]):
+            apply_gradients = optimizer.apply_gradients(zip(gradients, variables), global_step)
+        with tf.control_dependencies([apply_gradients]):
+            applied = tf.equal(global_step.read_value(), next_step, name=STEP_WAS_APPLIED)
+        if self.accelerator.skips_steps:
+            changes = [tf.where(applied, change, tf.zeros_like(change)) for change in changes]
+        updates = [
+            variable.assign_sub(change, read_value=False)
+            for variable, change in zip(statistics, changes)
+        ]
+
+        def move(strategy, applied):
+            weight = average_weight(decay, global_step)
+            if self.accelerator.skips_steps:
+                weight = tf.where(strategy.experimental_local_results(applied)[0], weight, 0.0)
+            return tf.group(
+                *(
+                    move
+                    for average, variable in averages
+                    for move in strategy.extended.update(
+                        average, move_average, args=(variable, weight), group=False
+                    )
+                ),
+                name="moving_averages",
+            )
+
+        with tf.control_dependencies([apply_gradients, *updates]):
+            return tf.distribute.get_replica_context().merge_call(move, args=(applied,))
+
     # Evaluation and prediction -------------------------------------------------------------------
 
     def _averages_scaffold(self) -> tf.train.Scaffold:
@@ -319,6 +367,8 @@ def _training_scaffold(init_fn: Optional[Callable] = None) -> tf.train.Scaffold:
     nothing, with two operations a variable.
     """
     nothing = tf.constant([], tf.string, name="uninitialized_variables")
+    if tf.distribute.has_strategy():  # There the Estimator takes the other check from no model.
+        return tf.train.Scaffold(init_fn=init_fn, ready_op=nothing)
     return tf.train.Scaffold(init_fn=init_fn, ready_op=nothing, ready_for_local_init_op=nothing)
 
 
@@ -423,7 +473,9 @@ def create_moving_averages(variables) -> List[Tuple[tf.Variable, tf.Variable]]:
     return [
         (
             tf.get_variable(
-                average_name(variable.op.name), initializer=variable.initial_value, trainable=False
+                average_name(replication.name(variable)),
+                initializer=variable.initial_value,
+                trainable=False,
             ),
             variable,
         )
@@ -443,10 +495,16 @@ def move_averages(averages, decay: float, num_updates: tf.Variable) -> tf.Operat
         decay: see above.
         num_updates: the global step.
     """
-    step = tf.cast(num_updates, tf.float32)
-    weight = 1.0 - tf.minimum(decay, (1.0 + step) / (10.0 + step))
-    updates = [
-        average.assign_sub(weight * (average - variable), read_value=False)
-        for average, variable in averages
-    ]
+    weight = average_weight(decay, num_updates)
+    updates = [move_average(average, variable, weight) for average, variable in averages]
     return tf.group(*updates, name="moving_averages")
+
+
+def average_weight(decay: float, num_updates: tf.Variable) -> tf.Tensor:
+    """Part of the way to its variable that an average moves in a step."""
+    step = tf.cast(num_updates, tf.float32)
+    return 1.0 - tf.minimum(decay, (1.0 + step) / (10.0 + step))
+
+
+def move_average(average, variable, weight) -> tf.Operation:
+    return average.assign_sub(weight * (average - variable), read_value=False)

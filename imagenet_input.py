@@ -96,6 +96,8 @@ class InputPipeline:
         eval_from_hub: images in [0, 1], as TF-Hub modules take them, not in [-1, 1].
         sharding: where several processes train together, gives their number and this one's index;
             each reads a share of the training images, and a share of every batch.
+        num_devices: devices that train together; a process may have several, and its batches are
+            for one of them after the other.
 
     Attributes:
         start_step: the global step training goes on from; with `hparams.random_seed` it makes the
@@ -109,19 +111,21 @@ class InputPipeline:
         hparams: HParams,
         eval_from_hub: bool = False,
         sharding: Optional[Callable[[], Tuple[int, int]]] = None,
+        num_devices: int = 1,
     ):
         self.is_training = is_training
         self.data_dir = data_dir
         self.hparams = hparams
         self.eval_from_hub = eval_from_hub
         self.start_step = 0
+        self._num_devices = num_devices
         self._sharding = sharding if is_training and sharding else lambda: (1, 0)
         self._bad_records = None
 
     @property
     def batch_size(self) -> int:
         if self.is_training:
-            return self.hparams.train_batch_size // self._sharding()[0]
+            return self.hparams.train_batch_size // max(self._sharding()[0], self._num_devices)
         return self.hparams.eval_batch_size
 
     # Converting these plain functions with AutoGraph would cost seconds and import all of contrib.

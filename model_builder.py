@@ -9,6 +9,7 @@ import tf_slim as slim
 
 import model_specs
 import network_utils
+from common import replication
 from common.hparams import HParams
 
 AUX_LOSS_WEIGHT = 0.4
@@ -265,6 +266,8 @@ def build_softmax_loss(
 
 def _add_scalar_summary(tag: str, value: tf.Tensor):
     """`tf.summary.scalar`, which would call it '<tag>_1' where an operation has that name."""
+    if not replication.is_first():
+        return
     summary = tf.raw_ops.ScalarSummary(tags=tag, values=value, name=f"{tag}_summary")
     tf.add_to_collection(tf.GraphKeys.SUMMARIES, summary)
 

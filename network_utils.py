@@ -169,10 +169,11 @@ def batch_norm(
         if is_training:
             for moving, batch in ((moving_mean, mean), (moving_variance, variance)):
                 change = (moving - batch) * (1.0 - decay)
-                update = moving.assign_sub(change, read_value=False)
-                tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, update)
                 tf.add_to_collection(MOVED_STATISTICS, moving)
                 tf.add_to_collection(STATISTICS_CHANGES, change)
+                if not tf.distribute.has_strategy():  # Replicas subtract the mean of theirs.
+                    update = moving.assign_sub(change, read_value=False)
+                    tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, update)
         return outputs
 
 
@@ -183,6 +184,8 @@ def _moving_variable(name: str, shape: Sequence[int], initializer) -> tf.Variabl
         initializer=initializer,
         trainable=False,
         collections=[tf.GraphKeys.GLOBAL_VARIABLES, tf.GraphKeys.MOVING_AVERAGE_VARIABLES],
+        # What replicas subtract is the same in all of them.
+        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
     )
 
 

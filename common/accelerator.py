@@ -11,12 +11,13 @@ import inspect
 import json
 import os
 import re
-from typing import Callable, Dict, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import tensorflow.compat.v1 as tf
 from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 from tensorflow.python import pywrap_tensorflow
 
+from common import cluster as clusters
 from common import rank_table
 from common.errors import UserError
 from common.hooks import QuickStartCheckpointSaverHook, ScalarSummaryHook
@@ -53,6 +54,7 @@ _GPU_FLOAT32_MODES = ("force_fp32", "must_keep_origin_dtype", "origin")
 DUMP_MODES = ("input", "output", "all")
 DUMP_DEBUG_MODES = ("aicore_overflow", "atomic_overflow", "all")
 AOE_MODES = ("1", "2", "4", "mdat")
+COLLECTIVES = ("auto", "ring", "nccl")
 
 # Dynamic loss scaling as the training runs published for the Ascend 910 had it.
 _LOSS_SCALE = {
@@ -71,6 +73,9 @@ _MASTER_VARIABLES = (
 )
 # The adapter replaces it with one whose every session asks for the NPU.
 _SESSION_INIT = tf.Session.__init__
+
+# Options for other devices, too.
+_NOT_FOR_NPU_ALONE = ("precision_mode", "loss_scale", "collectives", "cluster_timeout")
 
 # The adapter takes its initial weights from there when these are set.
 _RESTORING_VARIABLES = ("RESTORE_FROM", "LOCAL_CHECKPOINT_DIR")
@@ -92,6 +97,9 @@ class Options(NamedTuple):
     modify_mixlist: Optional[str] = None
     deterministic: bool = False
     aoe_mode: Optional[str] = None  # Tuning of operators and graphs: one of AOE_MODES.
+    # Several processes, by TF_CONFIG.
+    collectives: str = "auto"  # How gradients are summed: one of COLLECTIVES.
+    cluster_timeout: int = 600  # Seconds to wait for the other processes.
 
 
 class Accelerator:
@@ -100,8 +108,9 @@ class Accelerator:
     Attributes:
         name: 'cpu', 'gpu' or 'npu'.
         options: see `Options`.
-        num_devices: devices that train together, a process each; called ranks.
-        rank: number of this process among them, from 0.
+        cluster: the processes that train together by TF_CONFIG, None for one alone.
+        num_devices: devices that train together, on the NPU a process each; called ranks.
+        rank: number of this process among those that train together, from 0.
         gate_gradients: how `compute_gradients` orders gradients and updates.
         skips_steps: whether the wrapped optimizer leaves out steps whose gradients overflow.
             `global_step` does not advance then, and nothing else may move.
@@ -116,21 +125,52 @@ class Accelerator:
     skips_steps = False
     computes_on_host = True
 
-    def __init__(self, options: Optional[Options] = None):
+    def __init__(
+        self, options: Optional[Options] = None, cluster: Optional[clusters.Cluster] = None
+    ):
         self.options = options or Options()
+        self.is_evaluator = cluster is not None and cluster.rank is None
+        self.cluster = None if self.is_evaluator else cluster
+        if self.cluster:
+            self.rank = self.cluster.rank
+            self.num_devices = self.cluster.size * self._local_devices()
+            tf.logging.info(
+                "Process %d of %d that train together: %s.",
+                self.rank,
+                self.cluster.size,
+                self.cluster.name(self.rank),
+            )
+        elif not self.is_evaluator:
+            self.num_devices = self._local_devices()
+
+    def _local_devices(self) -> int:
+        """Devices of this process."""
+        return 1
 
     @property
     def is_chief(self) -> bool:
         """Whether this is the process that evaluates, exports and keeps its checkpoints."""
         return self.rank == 0
 
+    @property
+    def writes(self) -> bool:
+        """Whether this process has a model directory to write to: with TF_CONFIG only the chief."""
+        return self.is_chief or not self.cluster
+
     def model_dir(self, directory: str) -> str:
-        """The directory this process writes to: `directory`, or another rank's place inside it."""
-        return directory if self.is_chief else os.path.join(directory, f"rank_{self.rank}")
+        """The directory of this process: `directory`, or another rank's place inside it.
+
+        With TF_CONFIG all have the same, which all read checkpoints from.
+        """
+        if self.is_chief or self.cluster:
+            return directory
+        return os.path.join(directory, f"rank_{self.rank}")
 
     def sharding(self) -> Tuple[int, int]:
         """(number of shares of the training data, index of this process's)."""
-        return self.num_devices, self.rank
+        if self.cluster:
+            return self.cluster.size, self.rank
+        return 1, 0
 
     def check_steps(self, steps: Dict[str, int]):
         """Checks numbers of steps, by what they are, against the steps of one loop on the device.
@@ -176,24 +216,88 @@ class Accelerator:
             model_dir: checkpoints and logs, as `model_dir` names it for this process.
             save_checkpoints_steps: steps between checkpoints.
             random_seed: seed of the graph's random operations; None for another one each time.
+                Processes that train together have their own ones, since they have other images;
+                the initial weights are the chief's.
             log_steps: steps between log lines and summaries.
             training: whether it is for training, or for evaluation and prediction.
             keep_checkpoint_max: how many of the newest checkpoints are kept.
         """
-        config = tf.estimator.RunConfig(
-            model_dir=model_dir,
-            tf_random_seed=random_seed,
-            save_checkpoints_steps=save_checkpoints_steps,
-            save_summary_steps=log_steps,
-            log_step_count_steps=log_steps,
-            keep_checkpoint_max=keep_checkpoint_max,
-            session_config=self.session_config(training),
-        )
+        keywords = {
+            "model_dir": model_dir,
+            "tf_random_seed": random_seed,
+            "save_checkpoints_steps": save_checkpoints_steps,
+            "save_summary_steps": log_steps,
+            "log_step_count_steps": log_steps,
+            "keep_checkpoint_max": keep_checkpoint_max,
+            "session_config": self.session_config(training),
+        }
+        if training and self.cluster:
+            return self._cluster_estimator(model_fn, keywords)
+        if training and self.num_devices > 1:
+            keywords["train_distribute"] = tf.distribute.MirroredStrategy()
+        config = tf.estimator.RunConfig(**keywords)
         return tf.estimator.Estimator(model_fn, config=config, params={})
+
+    def _cluster_estimator(self, model_fn, keywords) -> tf.estimator.Estimator:
+        """One of several processes that train together."""
+        if keywords["tf_random_seed"] is not None:
+            keywords["tf_random_seed"] += self.rank
+        keywords["save_checkpoints_steps"] = None  # Otherwise the others would save, too.
+        keywords["save_checkpoints_secs"] = None
+        if not self.is_chief:
+            keywords["save_summary_steps"] = 0
+            keywords["log_step_count_steps"] = None
+        communication = tf.distribute.experimental.CollectiveCommunication
+        with self.cluster.in_environment():
+            strategy = tf.distribute.experimental.MultiWorkerMirroredStrategy(
+                communication[self.options.collectives.upper()]
+            )
+            config = tf.estimator.RunConfig(train_distribute=strategy, **keywords)
+            return tf.estimator.Estimator(model_fn, config=config, params={})
+
+    def train(
+        self,
+        estimator: tf.estimator.Estimator,
+        input_fn: Callable,
+        max_steps: int,
+        hooks: list,
+        saving_listeners: Sequence[tf.train.CheckpointSaverListener] = (),
+    ):
+        """`estimator.train`, together with the other processes if there are any.
+
+        Raises:
+            UserError: the others did not come, or one was lost.
+        """
+        if not self.cluster:
+            estimator.train(
+                input_fn, hooks=hooks, max_steps=max_steps, saving_listeners=saving_listeners
+            )
+            return
+        for hook in hooks:  # What Estimators do, but not under this strategy.
+            if isinstance(hook, tf.train.CheckpointSaverHook):
+                hook._listeners.extend(saving_listeners)
+
+        def input_when_all_are_there():  # Before the graph is built, but after the server starts.
+            clusters.wait_for_others(self.cluster, self.options.cluster_timeout)
+            return input_fn()
+
+        clusters.check_own_port(self.cluster)
+        with clusters.training(self.cluster):
+            tf.estimator.train_and_evaluate(
+                estimator,
+                tf.estimator.TrainSpec(input_when_all_are_there, max_steps, hooks),
+                tf.estimator.EvalSpec(input_fn),  # Nobody evaluates by it.
+            )
 
     def training_hooks(self, model_dir: str, save_checkpoints_steps: int) -> list:
         """Hooks that training needs on this device, for the directory and steps of `estimator`."""
-        return [QuickStartCheckpointSaverHook(model_dir, save_steps=save_checkpoints_steps)]
+        hooks = []
+        if self.is_chief or not self.cluster:
+            saver = QuickStartCheckpointSaverHook(model_dir, save_steps=save_checkpoints_steps)
+            hooks.append(saver)
+        if self.cluster:
+            hooks.append(clusters.ClusterHook(self.cluster))
+        return hooks
 
 
 def _set_mkl_threads(config: tf.ConfigProto):
@@ -213,8 +317,8 @@ class _Gpu(Accelerator):
     name = "gpu"
     computes_on_host = False
 
-    def __init__(self, options: Options):
-        super().__init__(options)
+    def __init__(self, options: Options, cluster: Optional[clusters.Cluster] = None):
+        super().__init__(options, cluster)
         mode = options.precision_mode
         if mode not in _GPU_MIXED_MODES + _GPU_FLOAT32_MODES:
             raise UserError(
@@ -228,6 +332,9 @@ class _Gpu(Accelerator):
             mode,
             f"mixed precision, --loss_scale={options.loss_scale}" if self._mixed else "float32",
         )
+
+    def _local_devices(self):
+        return len(tf.config.experimental.list_physical_devices("GPU"))
 
     def wrap_optimizer(self, optimizer):
         if not self._mixed:
@@ -462,8 +569,15 @@ class CpuSession(tf.Session):
         _SESSION_INIT(self, "", graph, config)
 
 
-def choose(name: str, options: Optional[Options] = None) -> Accelerator:
+def choose(
+    name: str, options: Optional[Options] = None, cluster: Optional[clusters.Cluster] = None
+) -> Accelerator:
     """The accelerator of this name; 'auto' takes the best that is there and logs which and why.
+
+    Args:
+        name: one of NAMES.
+        options: see there.
+        cluster: the processes of TF_CONFIG; not for the NPU, whose processes are ranks.
 
     Raises:
         UserError: the one asked for is not there, or does not take the options.
@@ -478,6 +592,8 @@ def choose(name: str, options: Optional[Options] = None) -> Accelerator:
     else:
         tf.logging.info("Running on the %s, as asked.", name.upper())
     if name == "npu":
+        if cluster:
+            tf.logging.info("TF_CONFIG is not for the NPU: it has no effect.")
         return _Npu(options)
     if name == "gpu" and not _has_gpu():
         raise UserError(
@@ -485,7 +601,11 @@ def choose(name: str, options: Optional[Options] = None) -> Accelerator:
             "tensorflow-gpu package. Use --accelerator=cpu to run on the CPU."
         )
     _check_without_npu(name, options)
-    return _Gpu(options) if name == "gpu" else Accelerator(options)
+    if name == "gpu":
+        return _Gpu(options, cluster)
+    if cluster and _has_gpu():  # The strategy would take them.
+        tf.config.experimental.set_visible_devices([], "GPU")
+    return Accelerator(options, cluster)
 
 
 def _best() -> Tuple[str, str]:
@@ -573,7 +693,7 @@ def _check_without_npu(name: str, options: Options):
     ignored = [
         f"--{flag}={value}"
         for flag, value in options._asdict().items()
-        if value != Options._field_defaults[flag] and flag not in ("precision_mode", "loss_scale")
+        if value != Options._field_defaults[flag] and flag not in _NOT_FOR_NPU_ALONE
     ]
     if ignored:
         tf.logging.info("Without effect, since they are for the NPU: %s", " ".join(ignored))

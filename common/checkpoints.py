@@ -153,7 +153,7 @@ def _remove_leftovers(directory: str):
 
 
 def wait_for_new(model_dir: str, timeout: float) -> Iterator[str]:
-    """Yields each new checkpoint's path, until `timeout` seconds bring none.
+    """Yields the newest checkpoint, then each newer one, until `timeout` seconds bring none.
 
     Says at once and then every minute what it waits for, and how long it still will.
     """
@@ -172,7 +172,7 @@ def _wait_for_other_than(last: Optional[str], model_dir: str, deadline: float) -
     say_next = time.monotonic()
     while True:
         try:
-            path = latest(model_dir)
+            path = _next(last, model_dir)
         except UserError as error:  # The trainer may write another one.
             _warn_once(str(error))
             path = None
@@ -189,6 +189,19 @@ def _wait_for_other_than(last: Optional[str], model_dir: str, deadline: float) -
                 "Waiting for %s in %s, for up to %s more.", wanted, model_dir, time_left
             )
         time.sleep(min(1.0, left))
+
+
+def _next(last: Optional[str], model_dir: str) -> Optional[str]:
+    """The oldest whole checkpoint after `last`; the newest one if that is older or None."""
+    newest = latest(model_dir)
+    if not last or not newest:
+        return newest
+    newer = [path for path in _in_directory(model_dir) if _step(last) < _step(path) < _step(newest)]
+    return next((path for path in reversed(newer) if not problem(path)), newest)
+
+
+def _step(path: str) -> int:
+    return int(path.rsplit("-", 1)[1])
 
 
 def keep_best(model_dir: str, path: str):

@@ -177,7 +177,7 @@ class LastValueHook(tf.train.SessionRunHook):
     """Keeps the last value of one scalar, by name, in `value`, and now and then one in `history`.
 
     Args:
-        tensor_name: like 'total_loss:0'.
+        tensor_name: like 'total_loss:0'; of several replicas it is always the mean of their losses.
         every_n_runs: of how many session runs one goes to the history.
 
     Attributes:
@@ -191,6 +191,10 @@ class LastValueHook(tf.train.SessionRunHook):
         self._runs = 0
         self.value = None
         self.history = []
+
+    def begin(self):
+        if tf.distribute.has_strategy():  # Each replica has one; the Estimator made their mean.
+            self._tensor_name = tf.get_collection(tf.GraphKeys.LOSSES)[-1].name
 
     def before_run(self, run_context):
         return tf.train.SessionRunArgs(self._tensor_name)

@@ -5,7 +5,7 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
 import tensorflow.compat.v1 as tf
 
-from common import checkpoints
+from common import checkpoints, replication
 from common.errors import UserError
 
 # Of the variables that are not excluded, the least part that must fit. Networks of other cells
@@ -99,7 +99,7 @@ def plan(
         UserError: `exclude` finds nothing, or (almost) nothing of the checkpoint fits.
     """
     available = checkpoints.open_checkpoint(path).get_variable_to_shape_map()
-    wanted = {v.op.name: v.shape.as_list() for v in variables}
+    wanted = {replication.name(v): v.shape.as_list() for v in variables}
     choice = choose(wanted, available, exclude, averages)
     if exclude is not None and EXCLUDED not in choice.left_out.values():
         names = list(wanted)
@@ -177,9 +177,13 @@ def init_fn(path: str, sources: Dict[tf.Variable, str]) -> Callable:
             raise UserError(
                 f"--init_checkpoint: {path} is damaged or not all there: {error}. Take another one."
             ) from error
+        initializers = {
+            copy.initializer: values[name]
+            for variable, name in sources.items()
+            for copy in replication.copies(variable)
+        }
         session.run(
-            [variable.initializer for variable in sources],
-            {variable.initializer.inputs[1]: values[name] for variable, name in sources.items()},
+            list(initializers), {init.inputs[1]: value for init, value in initializers.items()}
         )
 
     return load
