@@ -1,6 +1,5 @@
 """AmoebaNet as an Estimator's model: hyper-parameters, loss, optimizer, averages, metrics."""
 
-import os
 import re
 from typing import Callable, Dict, List, Optional, Tuple
 
@@ -347,8 +346,7 @@ def num_evaluated_images(hparams: HParams) -> int:
 
 def _architecture_advice(path: str, hparams: HParams) -> str:
     """Which flags make a checkpoint's network, as its results.json knows if it is there."""
-    records = results.read_results(os.path.dirname(path))
-    theirs = records[-1].get("hparams", {}) if records else {}
+    theirs = results.hparams_of(path)
     flags = [
         f"--{name}={theirs[name]}"
         for name in ARCHITECTURE

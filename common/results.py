@@ -47,6 +47,16 @@ def read_results(model_dir: str) -> List[Dict[str, Any]]:
     return records
 
 
+def hparams_of(checkpoint: str) -> Dict[str, Any]:
+    """Hyper-parameters of the training that wrote a checkpoint; {} where no results.json says.
+
+    The file is beside the checkpoint, or beside the directory of the best one.
+    """
+    directory = os.path.dirname(checkpoint)
+    records = read_results(directory) or read_results(os.path.dirname(directory))
+    return next((r["hparams"] for r in reversed(records) if "hparams" in r), {})
+
+
 def versions() -> Dict[str, str]:
     return {
         "python": platform.python_version(),

@@ -47,8 +47,7 @@ _NETWORK = (*amoeba_net_model.ARCHITECTURE, "image_size", "use_aux_head", "batch
 
 def network_flags(checkpoint: str) -> dict:
     """The flags of the network that wrote a checkpoint, as results.json beside it says."""
-    records = results.read_results(os.path.dirname(checkpoint))
-    hparams = records[-1].get("hparams", {}) if records else {}
+    hparams = results.hparams_of(checkpoint)
     if not hparams:
         print(
             f"There is no results.json beside {checkpoint}: the network is the default one but for "

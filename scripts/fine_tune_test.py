@@ -113,6 +113,7 @@ def test_network_flags_are_those_of_the_checkpoint(source, capsys):
         "use_aux_head": False,
         "batch_norm_epsilon": 0.001,
     }
+    assert fine_tune.network_flags(f"{os.path.dirname(source)}/best/model.ckpt-7")["num_cells"] == 2
     assert not capsys.readouterr().out
     assert fine_tune.network_flags("/absent/model.ckpt-1") == {}
     assert "There is no results.json beside /absent/model.ckpt-1" in capsys.readouterr().out

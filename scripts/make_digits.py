@@ -1,12 +1,13 @@
 #!/usr/bin/env python
 """Makes the quick start's data set: scikit-learn's handwritten digits as ImageNet-like TFRecords.
 
-    python scripts/make_digits.py DIRECTORY [DIGITS]
+    python scripts/make_digits.py DIRECTORY [DIGITS [IMAGES]]
 
 1,797 real images of 8 x 8 pixels (UCI "Optical Recognition of Handwritten Digits", test part),
 with a margin of one pixel, since evaluation crops an image's edges; enlarged to 80 x 80 and stored
 as JPEG. A fixed fifth of each class is for validation. Class i + 1 is the digit i, class 0 the
-background; with DIGITS, like 56789, there are only these, as the classes 1, 2, ... in this order.
+background; with DIGITS, like 56789, there are only these, as the classes 1, 2, ... in this order,
+and with IMAGES only so many of each for training.
 """
 
 import io
@@ -77,10 +78,10 @@ def write_split(directory, split, images, labels, names):
 
 
 def main(argv):
-    wanted = argv[2] if len(argv) == 3 else "0123456789"
-    if len(argv) not in (2, 3) or not (wanted.isdigit() and len(set(wanted)) == len(wanted)):
-        sys.exit(f"usage: {argv[0]} DIRECTORY [DIGITS, each once]")
-    directory = argv[1]
+    if not 2 <= len(argv) <= 4 or not all(value.isdigit() for value in argv[2:]):
+        sys.exit(f"usage: {argv[0]} DIRECTORY [DIGITS [IMAGES]]")
+    directory, wanted = argv[1], argv[2] if len(argv) > 2 else "0123456789"
+    limits = {"train": int(argv[3])} if len(argv) > 3 else {}
     if tfrecords.read_dataset_info(directory):
         return  # dataset.json comes last: everything is there.
     os.makedirs(directory, exist_ok=True)
@@ -88,11 +89,11 @@ def main(argv):
     splits = {}
     for split, (images, digits) in split_digits().items():
         kept = [
-            (image, wanted.index(str(d)) + 1)
-            for image, d in zip(images, digits)
-            if str(d) in wanted
+            i for digit in wanted for i in np.flatnonzero(digits == int(digit))[: limits.get(split)]
         ]
-        splits[split] = write_split(directory, split, *zip(*kept), names)
+        kept.sort()
+        labels = [wanted.index(str(digit)) + 1 for digit in digits[kept]]
+        splits[split] = write_split(directory, split, images[kept], labels, names)
     tfrecords.write_text(os.path.join(directory, tfrecords.LABELS), "\n".join(names) + "\n")
     tfrecords.write_dataset_info(
         directory,
