@@ -1,6 +1,8 @@
 """Results for machines: `results.json` in the model directory."""
 
+import contextlib
 import datetime
+import fcntl
 import json
 import os
 import platform
@@ -23,12 +25,28 @@ def append_result(model_dir: str, kind: str, record: Dict[str, Any]):
         record: what happened, in types JSON has; numpy scalars are converted.
     """
     path = os.path.join(model_dir, FILE_NAME)
-    records = read_results(model_dir)
-    records.append({"kind": kind, "time": _now(), **record, "versions": versions()})
-    temporary = f"{path}.tmp{os.getpid()}"
-    with tf.io.gfile.GFile(temporary, "w") as f:
-        f.write(json.dumps(records, indent=1, default=_plain) + "\n")
-    tf.io.gfile.rename(temporary, path, overwrite=True)
+    with _one_at_a_time(model_dir):
+        records = read_results(model_dir)
+        records.append({"kind": kind, "time": _now(), **record, "versions": versions()})
+        temporary = f"{path}.tmp{os.getpid()}"
+        with tf.io.gfile.GFile(temporary, "w") as f:
+            f.write(json.dumps(records, indent=1, default=_plain) + "\n")
+        tf.io.gfile.rename(temporary, path, overwrite=True)
+
+
+@contextlib.contextmanager
+def _one_at_a_time(directory: str):
+    """Around a change of the file: a training and its evaluator may finish at the same time."""
+    if not os.path.isdir(directory):  # Of a file system that only TensorFlow knows.
+        yield
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # Where the file system has no locks.
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def read_results(model_dir: str) -> List[Dict[str, Any]]:

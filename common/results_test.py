@@ -1,0 +1,32 @@
+"""results.json: no record is lost, whoever writes."""
+
+import multiprocessing
+
+import pytest
+
+from common import results
+from common.errors import UserError
+
+
+def _append(directory, process):
+    for i in range(20):
+        results.append_result(directory, "eval", {"process": process, "i": i})
+
+
+def test_processes_that_write_at_the_same_time_lose_no_record(tmp_path):
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_append, args=(str(tmp_path), n)) for n in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    records = results.read_results(str(tmp_path))
+    found = sorted((record["process"], record["i"]) for record in records)
+    assert found == [(process, i) for process in range(3) for i in range(20)]
+
+
+@pytest.mark.parametrize("text", ["{", "{}"])
+def test_a_file_that_is_no_list_of_results(text, tmp_path):
+    (tmp_path / results.FILE_NAME).write_text(text)
+    with pytest.raises(UserError, match="move it away"):
+        results.read_results(str(tmp_path))
