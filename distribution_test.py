@@ -3,6 +3,7 @@
 import glob
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +12,11 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow.compat.v1 as tf
 
 import amoeba_net_model
 import conftest
-from common import checkpoints, interruption, results, tfrecords
+from common import accelerator, checkpoints, interruption, results, tfrecords
 from scripts import launch_local
 
 _ROOT = os.path.dirname(os.path.abspath(__file__))
@@ -287,3 +289,64 @@ def test_launcher_starts_again_only_what_may_end_well(
 
 def test_launcher_knows_the_status_of_processes_that_can_be_started_again():
     assert launch_local.TEMPORARY_FAILURE == interruption.EXIT_STATUS
+
+
+# Several devices of one process ------------------------------------------------------------------
+
+
+def _train_replicas(replicas, model_dir, steps):
+    """Trains on virtual CPUs with `MirroredStrategy`, as on GPUs; returns all variables' values.
+
+    Both halves of a batch are the same images, so that their statistics are the whole batch's.
+    """
+    hparams = amoeba_net_model.build_hparams()
+    settings = {
+        **_SMALL,
+        "image_size": 32,
+        "dense_dropout_keep_prob": 1.0,
+        "drop_connect_keep_prob": 1.0,
+    }
+    settings.update(lr=0.01, lr_decay_method="constant", optimizer="momentum")
+    settings.update(train_batch_size=8, num_train_images=80)
+    for name, value in settings.items():
+        hparams.set_hparam(name, value)
+    random, size = np.random.RandomState(0), hparams.image_size
+    images = np.tile(random.uniform(-1, 1, (4, size, size, 3)), [2, 1, 1, 1]).astype(np.float32)
+    labels = np.tile(np.arange(1, 5, dtype=np.int32), 2)
+
+    def input_fn():
+        dataset = tf.data.Dataset.from_tensor_slices((images, labels)).repeat()
+        return dataset.batch(8 // replicas, drop_remainder=True)
+
+    session = accelerator.Accelerator().session_config(training=True)
+    session.device_count["CPU"] = replicas
+    devices = [f"/cpu:{i}" for i in range(replicas)]
+    config = tf.estimator.RunConfig(
+        model_dir=model_dir,
+        tf_random_seed=1,
+        session_config=session,
+        train_distribute=tf.distribute.MirroredStrategy(devices) if replicas > 1 else None,
+    )
+    model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, model_dir)
+    tf.estimator.Estimator(model.model_fn, config=config, params={}).train(
+        input_fn, max_steps=steps
+    )
+    reader = tf.train.load_checkpoint(model_dir)
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+def test_two_replicas_of_one_process_do_the_step_of_one(tmp_path):
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
+    start = _train_replicas(1, one, steps=1)
+    shutil.copytree(one, two)
+    expected, found = _train_replicas(1, one, steps=2), _train_replicas(2, two, steps=2)
+    assert found.keys() == expected.keys()
+    assert found["global_step"] == 2
+    moved = 0
+    for name, value in expected.items():
+        # TensorFlow's moving variance is n / (n - 1) of the batch's, whose n differs here.
+        if "moving_variance" not in name:
+            scale = max(1.0, np.abs(value).max())
+            np.testing.assert_allclose(found[name], value, atol=5e-4 * scale, err_msg=name)
+            moved += np.abs(value - start[name]).max() > 2e-3
+    assert moved > 50
