@@ -303,7 +303,7 @@ class Run:
         if FLAGS.mode == "train_and_eval":
             steps["steps between evaluations"] = self.steps_per_eval
         self.device.check_steps(steps)
-        if FLAGS.on_nan == "skip" and devices > 1 and self.device.name != "npu":
+        if FLAGS.on_nan == "skip" and self.device.replicates:
             raise UserError(
                 f"--on_nan=skip is for one device, and these are {devices}: use --on_nan=stop."
             )

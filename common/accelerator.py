@@ -115,6 +115,8 @@ class Accelerator:
         skips_steps: whether the wrapped optimizer leaves out steps whose gradients overflow.
             `global_step` does not advance then, and nothing else may move.
         computes_on_host: whether the network's buffers are in the host's memory.
+        replicates: whether several devices do one step as TensorFlow's replicas of it, under a
+            `tf.distribute` strategy.
     """
 
     name = "cpu"
@@ -146,6 +148,10 @@ class Accelerator:
     def _local_devices(self) -> int:
         """Devices of this process."""
         return 1
+
+    @property
+    def replicates(self) -> bool:
+        return self.num_devices > 1
 
     @property
     def is_chief(self) -> bool:
@@ -233,7 +239,7 @@ class Accelerator:
         }
         if training and self.cluster:
             return self._cluster_estimator(model_fn, keywords)
-        if training and self.num_devices > 1:
+        if training and self.replicates:
             keywords["train_distribute"] = tf.distribute.MirroredStrategy()
         config = tf.estimator.RunConfig(**keywords)
         return tf.estimator.Estimator(model_fn, config=config, params={})
@@ -357,6 +363,7 @@ class _Npu(Accelerator):
 
     name = "npu"
     computes_on_host = False
+    replicates = False
     # The order of updates on the device is the adapter's, and this is the gate it is made for.
     gate_gradients = tf.train.Optimizer.GATE_OP
 

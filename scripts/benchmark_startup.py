@@ -13,7 +13,6 @@ The baseline are figures measured with the original TPU implementation (tensorfl
 """
 
 import argparse
-import io
 import os
 import statistics
 import subprocess
@@ -21,17 +20,14 @@ import sys
 import tempfile
 import time
 
-import numpy as np
-from PIL import Image
-from sklearn.datasets import load_sample_images
-
 _ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 sys.path.insert(0, _ROOT)
-from common import tfrecords  # noqa: E402
+from scripts.benchmark_input import make_photos  # noqa: E402
 
 BASELINE_GRAPH_SECONDS = 13.7
 BASELINE_FIRST_STEP_SECONDS = 12.5
 _BATCH_SIZE = 8
+_PHOTOS = 32
 
 # What the log says at the end of each part.
 _MARKS = (
@@ -40,21 +36,6 @@ _MARKS = (
     ("session, initial weights", "Done running local_init_op."),
     ("first step", "loss = "),
 )
-
-
-def make_photographs(directory: str, count: int = 32):
-    """Writes one training shard of 500 x 375 photographs, cut from two that scikit-learn has."""
-    random = np.random.RandomState(0)
-    examples = []
-    for i in range(count):
-        photo = load_sample_images().images[i % 2]
-        y, x = (random.randint(photo.shape[axis] - size) for axis, size in ((0, 375), (1, 500)))
-        buffer = io.BytesIO()
-        Image.fromarray(photo[y : y + 375, x : x + 500]).save(buffer, "JPEG", quality=95)
-        examples.append(
-            tfrecords.image_example(buffer.getvalue(), i % 2 + 1, height=375, width=500)
-        )
-    tfrecords.write_shard(os.path.join(directory, tfrecords.shard_name("train", 0, 1)), examples)
 
 
 def time_start(data_dir: str):
@@ -92,7 +73,7 @@ def main():
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         if not arguments.data_dir:
-            make_photographs(made)
+            make_photos(made, _PHOTOS)
         runs = [time_start(arguments.data_dir or made) for _ in range(arguments.repeats)]
     print(f"AmoebaNet-D 6/256, 224 px, batch {_BATCH_SIZE}; medians of {len(runs)} starts")
     medians = [statistics.median(part) for part in zip(*runs)]

@@ -24,33 +24,17 @@ from scripts import fine_tune, make_digits
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-# The quick start's.
-_NETWORK = {
-    "num_cells": 3,
-    "reduction_size": 16,
-    "stem_reduction_size": 16,
-    "image_size": 64,
-    "use_aux_head": False,
-    "augment": False,
-    "train_batch_size": 64,
-    "eval_batch_size": 60,
-    "weight_decay": 0.0005,
-}
-_DIGITS_0_TO_4 = {"num_epochs": 12, "lr": 2.56, "lr_decay_value": 0.75, "lr_warmup_epochs": 1}
+# Network and training; flags after it overrule it.
+_QUICK_START = os.path.join(_ROOT, "scripts", "quickstart.flags")
 # Its rate falls as often over these 240 steps as over the quick start's.
-_SCRATCH = {
-    **_DIGITS_0_TO_4,
-    "num_epochs": 120,
-    "lr_num_epochs_per_decay": 10,
-    "lr_warmup_epochs": 10,
-}
+_SCRATCH = {"num_epochs": 120, "lr_num_epochs_per_decay": 10, "lr_warmup_epochs": 10}
 _FINE_TUNING = {**fine_tune.RECIPE, "num_epochs": 24, "lr": 0.3}
 
 
 def train(data_dir: str, model_dir: str, seed: int, flags: dict):
     """(steps, top-1 accuracy) of a training in a process of its own."""
-    flags = {**_NETWORK, **flags, "num_epochs_per_eval": 1000}
-    command = [sys.executable, os.path.join(_ROOT, "amoeba_net.py"), "--mode=train_and_eval"]
+    flags = {**flags, "num_epochs_per_eval": 1000}
+    command = [sys.executable, os.path.join(_ROOT, "amoeba_net.py"), f"--flagfile={_QUICK_START}"]
     command += [f"--data_dir={data_dir}", f"--model_dir={model_dir}", f"--random_seed={seed}"]
     command += [f"--{name}={value}" for name, value in flags.items()]
     os.makedirs(model_dir, exist_ok=True)
@@ -68,7 +52,7 @@ def measure(directory: str, seed: int) -> dict:
     source = os.path.join(run, "digits_0-4")
     short = {name: value for name, value in _FINE_TUNING.items() if name != "init_exclude"}
     trainings = [
-        ("digits 0-4", first, source, _DIGITS_0_TO_4),
+        ("digits 0-4", first, source, {}),
         ("from scratch", second, os.path.join(run, "scratch"), _SCRATCH),
         ("from scratch, a fifth", second, os.path.join(run, "scratch_a_fifth"), short),
         (
