@@ -4,9 +4,16 @@ Szegedy et al. 2015 (arXiv 1409.4842), section 6: a random part of the image, of
 aspect ratio, flipped and shifted in colour; in evaluation the central 87.5 % of each side.
 """
 
+import functools
+import os
 from typing import Callable
 
+import numpy as np
 import tensorflow.compat.v1 as tf
+
+# libjpeg's own limit. A progressive JPEG of a kilobyte may claim 65500 x 65500 pixels, and looking
+# for its size alone would take 12 GB; this is enough for 150 million pixels.
+os.environ.setdefault("JPEGMEM", "1000M")
 
 # 1/16 of a side: what the central 87.5 % leave on either side.
 _CENTRAL_MARGIN = 16
@@ -210,31 +217,54 @@ def _finish(
 ):
     """What follows the crop; arguments as those of `preprocess_image`."""
     unit = 1.0 / 255.0 if image.dtype == tf.uint8 else 1.0
-    # Scaled after resizing, which takes whole numbers as they are: there are fewer pixels then.
-    image = tf.image.resize_bilinear(tf.expand_dims(image, 0), [height, width])[0]
     lowest, factor = (-1.0, 2.0) if scaled_images else (0.0, 1.0)
     if not is_training:
-        return image * (unit * factor) + lowest
-    image = tf.image.random_flip_left_right(image)
+        return _resize(image, height, width) * (unit * factor) + lowest
+    noise = tf.random_uniform([4], -1.0, 1.0)
     if not use_fast_color_distort:
+        image = _mirror(_resize(image, height, width), noise)
         return distort_color(image * unit) * factor + lowest
+    largest_shifts = largest_color_shifts(cb_distortion_range, cr_distortion_range)
+    fused = _fused_distortion() if image.dtype == tf.uint8 else None
+    if fused:
+        return fused.distort(image, height, width, noise, largest_shifts, factor, lowest)
+    image = _mirror(_resize(image, height, width), noise)
     # All in one multiplication and one addition, of a row of pixels: a single pixel's three numbers
     # would take five times as long to add, and clipping twice as long as minimum and maximum.
-    shift = random_color_shift(cb_distortion_range, cr_distortion_range)
-    row = tf.tile(shift * factor + lowest, [width])
-    image = tf.reshape(image, [height, width * 3]) * (unit * factor) + row
+    shift = tf.matmul([noise[1:]], tf.constant(largest_shifts, tf.float32))[0] * factor + lowest
+    image = tf.reshape(image, [height, width * 3]) * (unit * factor) + tf.tile(shift, [width])
     image = tf.maximum(tf.minimum(image, 1.0), lowest)
     return tf.reshape(image, [height, width, 3])
 
 
-def random_color_shift(cb_distortion_range: float = 0.1, cr_distortion_range: float = 0.1):
-    """Random brightness and chroma: float32 [3], to be added to red, green and blue in [0, 1]."""
+def _resize(image, height, width):
+    # Takes whole numbers as they are; they are scaled afterwards, when there are fewer pixels.
+    return tf.image.resize_bilinear(tf.expand_dims(image, 0), [height, width])[0]
+
+
+def _mirror(image, noise):
+    return tf.cond(noise[0] < 0, lambda: tf.reverse(image, [1]), lambda: image)
+
+
+@functools.lru_cache(maxsize=None)
+def _fused_distortion():
+    """The module that does all of it in one pass, or None where it cannot be used."""
+    try:
+        from common import fused_distortion
+    except ImportError as error:
+        tf.logging.info("Training images are made without numba, more slowly: %s.", error)
+        return None
+    return fused_distortion
+
+
+def largest_color_shifts(cb_distortion_range: float, cr_distortion_range: float) -> np.ndarray:
+    """[3, 3]: what the largest shifts of brightness, Cb and Cr add to red, green and blue.
+
+    Args:
+        cb_distortion_range, cr_distortion_range: largest shifts of chroma, as parts of 1.
+    """
     largest = [MAX_BRIGHTNESS_SHIFT, cb_distortion_range, cr_distortion_range]
-    to_rgb = [
-        [amount * weight for weight in weights]
-        for amount, weights in zip(largest, ((1.0, 1.0, 1.0), _CB_TO_RGB, _CR_TO_RGB))
-    ]
-    return tf.matmul(tf.random_uniform([1, 3], -1.0, 1.0), tf.constant(to_rgb))[0]
+    return np.array(largest)[:, np.newaxis] * [(1.0, 1.0, 1.0), _CB_TO_RGB, _CR_TO_RGB]
 
 
 def distort_color(image: tf.Tensor) -> tf.Tensor:

@@ -1,6 +1,8 @@
 """Tests of preprocessing: formats, evaluation's pixels, and the statistics of the distortions."""
 
 import io
+import struct
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from PIL import Image
 from scipy import stats
 from sklearn.datasets import load_sample_images
 
+import common
 import inception_preprocessing
 from scripts import augmentation_sheet, benchmark_input
 
@@ -110,6 +113,13 @@ def test_training_versions(kind, fast):
     assert not np.array_equal(versions[0], versions[1])
 
 
+def _huge_progressive_jpeg() -> bytes:
+    data = bytearray(_encode(_photo(), progressive=True))
+    frame = data.index(b"\xff\xc2")
+    data[frame + 5 : frame + 9] = struct.pack(">HH", 65500, 65500)
+    return bytes(data)
+
+
 DAMAGED = {
     "cut JPEG": _encode(_photo())[:-900],
     "JPEG without its end": _encode(_photo())[:-2],
@@ -117,6 +127,7 @@ DAMAGED = {
     "JPEG of noise": b"\xff\xd8\xff" + b"\x80" * 99 + b"\xff\xd9",
     "start of a BMP": b"BM\xff\xfe",
     "text": b"text",
+    "progressive JPEG of 4 billion pixels": _huge_progressive_jpeg(),
     # TensorFlow crashes where its message quotes this.
     "not UTF-8": b"\xff",
     "nothing": b"",
@@ -139,6 +150,49 @@ def test_central_window_is_that_of_central_crop():
         )
         expected = session.run(tf.image.central_crop(tf.constant(image), 0.875))
         np.testing.assert_array_equal(image[top : top + height, left : left + width], expected)
+
+
+# One pass for all -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("size", [(280, 340), (100, 33), (7, 90), (64, 48), (1, 1)])
+def test_one_pass_distorts_as_tensorflows_operations(size, scaled, monkeypatch):
+    image = np.random.RandomState(0).randint(0, 256, (*size, 3), np.uint8)
+
+    def versions():
+        with tf.Graph().as_default(), tf.Session() as session:
+            tf.set_random_seed(3)
+            version = inception_preprocessing.preprocess_image(
+                tf.constant(image), 64, 48, is_training=True, scaled_images=scaled
+            )
+            operations = {operation.type for operation in session.graph.get_operations()}
+            return np.array([session.run(version) for _ in range(8)]), operations
+
+    compiled, operations = versions()
+    assert "ResizeBilinear" not in operations
+    monkeypatch.setattr(inception_preprocessing, "_fused_distortion", lambda: None)
+    expected, operations = versions()
+    assert "ResizeBilinear" in operations
+    np.testing.assert_allclose(compiled, expected, atol=1e-6)
+    if size != (1, 1):
+        assert compiled.max() == 1.0 and compiled.min() == (-1.0 if scaled else 0.0)
+
+
+def test_without_numba_tensorflows_operations_do_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.delitem(sys.modules, "common.fused_distortion", raising=False)
+    monkeypatch.delattr(common, "fused_distortion", raising=False)
+    inception_preprocessing._fused_distortion.cache_clear()
+    try:
+        (version,) = _run(
+            lambda e: inception_preprocessing.preprocess_bytes(e, SIZE, is_training=True),
+            JPEGS["JPEG"],
+        )
+        assert inception_preprocessing._fused_distortion() is None
+    finally:
+        inception_preprocessing._fused_distortion.cache_clear()
+    assert version.shape == (SIZE, SIZE, 3) and version.std() > 0.1
 
 
 # Statistics --------------------------------------------------------------------------------------

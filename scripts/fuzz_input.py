@@ -137,7 +137,7 @@ def damaged(rng: random.Random, data: bytes) -> bytes:
 def enlarge(rng: random.Random, data: bytearray):
     """Makes the header of a JPEG, PNG, GIF or BMP tell of another size, most often a huge one."""
     size = [rng.choice([0, 1, 300, 20000, 65500, 65535]) for _ in range(2)]
-    frame = data.find(b"\xff\xc0")
+    frame = max(data.find(b"\xff\xc0"), data.find(b"\xff\xc2"))  # Baseline, progressive.
     if data.startswith(b"GIF"):
         data[6:10] = struct.pack("<HH", *size)
     elif data.startswith(b"BM"):
