@@ -12,7 +12,6 @@ import gc
 import logging
 import math
 import os
-import re
 import sys
 from typing import Optional
 
@@ -27,6 +26,7 @@ import model_builder
 import model_specs
 import prediction
 import serving
+import settings
 from common import (
     accelerator,
     allocator,
@@ -38,12 +38,10 @@ from common import (
     progress,
     results,
     storage,
-    warm_start,
 )
 from common.errors import UserError
 from common.hooks import LastValueHook, SessionTimingHook, ThroughputHook
 from common.hparams import HParams
-from common.tfrecords import read_dataset_info
 
 MODES = ("train", "eval", "train_and_eval", "predict", "export")
 _NAN_ADVICE = {
@@ -166,17 +164,6 @@ flags.DEFINE_boolean("enable_hostcall", False, "Kept from the TPU original; has 
 flags.DEFINE_integer("num_shards", None, "Kept from the TPU original; has no effect.")
 flags.DEFINE_integer("distributed_group_size", 1, "Kept from the TPU original; has no effect.")
 
-# Bounds that the value itself may not reach, which absl's bounds cannot say.
-ABOVE_0 = (
-    "num_epochs",
-    "lr",
-    "lr_num_epochs_per_decay",
-    "drop_connect_keep_prob",
-    "dense_dropout_keep_prob",
-    "lr_decay_value",
-)
-BELOW_1 = ("moving_average_decay", "batch_norm_decay")
-
 FLAGS = flags.FLAGS
 
 
@@ -187,12 +174,12 @@ def main(argv):
     # Graphs are many objects that stay: looking for garbage among them takes a fifth of building.
     gc.set_threshold(100_000)
     try:
-        hparams = hparams_from_flags()
-        take_dataset_info(hparams)
-        check_flags(hparams)
-        scale_learning_rate(hparams)
-        check_directories(hparams)
-        device = choose_device()
+        hparams = settings.hparams_from_flags(FLAGS)
+        settings.take_dataset_info(FLAGS, hparams)
+        settings.check_flags(FLAGS, hparams)
+        settings.scale_learning_rate(FLAGS, hparams)
+        settings.check_directories(FLAGS, hparams)
+        device = settings.choose_device(FLAGS)
         # On the host's own CPU whole layers are buffers too; else batches are the largest.
         batch_bytes = None if device.computes_on_host else imagenet_input.batch_bytes(hparams)
         allocator.keep_large_buffers(batch_bytes)
@@ -324,7 +311,7 @@ class Run:
     def eval_mode(self):
         """Evaluates each checkpoint as it appears, until that of the last step."""
         if FLAGS.checkpoint_path:
-            self.evaluate(resolve_checkpoint(FLAGS.checkpoint_path))
+            self.evaluate(checkpoints.resolve(FLAGS.checkpoint_path))
             return
         for checkpoint in checkpoints.wait_for_new(self.model_dir, FLAGS.eval_timeout):
             try:
@@ -351,7 +338,11 @@ class Run:
             self.evaluate(checkpoints.latest(self.model_dir))
         elif self.device.cluster:
             step = self.train_together()
-        elif step and step % self.steps_per_eval == 0 and not self.is_evaluated(step):
+        elif (
+            step
+            and step % self.steps_per_eval == 0
+            and not results.is_evaluated(self.model_dir, step)
+        ):
             self.evaluate(checkpoints.latest(self.model_dir))  # It ended before it could.
         while step < self.train_steps:
             # Whole multiples, so that a resumed run evaluates where an undisturbed one does.
@@ -416,7 +407,7 @@ class Run:
 
     def checkpoint_to_read(self) -> str:
         """The checkpoint that is asked for, else the latest."""
-        return resolve_checkpoint(FLAGS.checkpoint_path or self.model_dir)
+        return checkpoints.resolve(FLAGS.checkpoint_path or self.model_dir)
 
     def current_step(self) -> int:
         """Step of the latest checkpoint, 0 if there is none."""
@@ -513,35 +504,9 @@ class Run:
         metrics.pop("global_step")
         metrics["images"] = images
         figures = timing.statistics(self.hparams.eval_batch_size)
-        figures["best"] = self.keep_best(checkpoint, metrics)
+        figures["best"] = results.keep_best(self.model_dir, checkpoint, metrics["top_1_accuracy"])
         self.record("eval", checkpoint, metrics, figures)
         curves.draw_or_warn(self.model_dir)
-
-    def is_evaluated(self, step: int) -> bool:
-        records = results.read_results(self.model_dir)
-        return any(r["kind"] == "eval" and r["global_step"] == step for r in records)
-
-    def keep_best(self, checkpoint: str, metrics: dict) -> Optional[dict]:
-        """Keeps a checkpoint of this training in best/ if none has been more accurate.
-
-        Returns:
-            What is in best/: its path in the model directory, step and accuracy.
-        """
-        evaluations = [r for r in results.read_results(self.model_dir) if r["kind"] == "eval"]
-        best = evaluations[-1].get("best") if evaluations else None
-        if best and not checkpoints.exists(os.path.join(self.model_dir, best["checkpoint"])):
-            best = None
-        if os.path.dirname(checkpoint) != self.model_dir.rstrip("/"):
-            return best
-        if best and best["top_1_accuracy"] >= metrics["top_1_accuracy"]:
-            return best
-        checkpoints.keep_best(self.model_dir, checkpoint)
-        tf.logging.info("The best accuracy so far: %s is kept in best/ too.", checkpoint)
-        return {
-            "checkpoint": os.path.join(checkpoints.BEST, os.path.basename(checkpoint)),
-            "global_step": checkpoints.global_step(checkpoint),
-            "top_1_accuracy": metrics["top_1_accuracy"],
-        }
 
     def record(self, kind: str, checkpoint: str, metrics: dict, speed: dict):
         """Adds what was done to results.json."""
@@ -562,194 +527,6 @@ class Run:
                 "hparams": self.hparams.values(),
             },
         )
-
-
-# Flags -------------------------------------------------------------------------------------------
-
-
-def hparams_from_flags() -> HParams:
-    """The hyper-parameters, where a flag of the same name says so with the flag's value."""
-    hparams = amoeba_net_model.build_hparams(FLAGS.cell_name)
-    for name in hparams.values():
-        if name in FLAGS:
-            hparams.set_hparam(name, FLAGS[name].value)
-    return hparams
-
-
-def choose_device() -> accelerator.Accelerator:
-    """The device to run on; exports need no other than the CPU."""
-    found = cluster.from_environment()
-    if FLAGS.mode == "export":
-        return accelerator.Accelerator(cluster=found)
-    options = {name: FLAGS[name].value for name in accelerator.Options._fields}
-    return accelerator.choose(FLAGS.accelerator, accelerator.Options(**options), found)
-
-
-def take_dataset_info(hparams: HParams):
-    """Takes the numbers that no flag gives from the data set's dataset.json, if it has one."""
-    info = FLAGS.data_dir and not hparams.synthetic_data and read_dataset_info(FLAGS.data_dir)
-    if not info:
-        return
-    known = {"num_label_classes": info["num_label_classes"]}
-    for split, name in (("train", "num_train_images"), ("validation", "num_eval_images")):
-        if split in info["splits"]:
-            known[name] = info["splits"][split]["images"]
-    classes = FLAGS["num_label_classes"]
-    if not classes.using_default_value and classes.value != info["num_label_classes"]:
-        raise UserError(
-            f"--num_label_classes={classes.value}, but {FLAGS.data_dir}'s dataset.json says "
-            f"{info['num_label_classes']}, the background class 0 included: leave the flag out, or "
-            "name another --data_dir."
-        )
-    for name, value in known.items():
-        if FLAGS[name].using_default_value:
-            hparams.set_hparam(name, value)
-            tf.logging.info("%s = %d, from %s's dataset.json", name, value, FLAGS.data_dir)
-
-
-def scale_learning_rate(hparams: HParams):
-    """Sets the rate that --lr_scaling asks for, or says that the default is of other batches."""
-    batch, base = hparams.train_batch_size, FLAGS.lr_base_batch_size
-    scaled = hparams.lr * batch / base
-    if FLAGS.lr_scaling == "linear":
-        tf.logging.info("lr = %g: %g for %d images, %d here.", scaled, hparams.lr, base, batch)
-        hparams.set_hparam("lr", scaled)
-    elif FLAGS["lr"].using_default_value and 2 * batch < base and FLAGS.mode.startswith("train"):
-        tf.logging.warning(
-            "--lr=%g, the default, belongs to batches of %d images, and this is %d: the published "
-            "runs use 0.0025 x batch size. Try --lr=%g, or --lr_scaling=linear, which is the same.",
-            hparams.lr,
-            base,
-            batch,
-            scaled,
-        )
-
-
-def check_flags(hparams: HParams):
-    """Checks what absl's bounds do not: what is missing, and values that do not go together."""
-    if FLAGS.use_tpu:
-        raise UserError("--use_tpu=True: there is no TPU here; see --accelerator.")
-    if not FLAGS.model_dir and not (only_reads_checkpoint() and FLAGS.checkpoint_path):
-        raise UserError("--model_dir is missing: where checkpoints, logs and results go.")
-    if not FLAGS.data_dir and not FLAGS.synthetic_data and not only_reads_checkpoint():
-        raise UserError(
-            "--data_dir is missing: the directory of the TFRecord files; or use --synthetic_data."
-        )
-    for name in ABOVE_0:
-        if FLAGS[name].value <= 0:
-            raise UserError(f"--{name}={FLAGS[name].value}: expected a number above 0.")
-    for name in BELOW_1:
-        if FLAGS[name].value >= 1:
-            raise UserError(f"--{name}={FLAGS[name].value}: expected a number below 1.")
-    if FLAGS.init_exclude is not None and not FLAGS.init_checkpoint:
-        raise UserError("--init_exclude is for --init_checkpoint, which is missing.")
-    for name in ("init_exclude", "trainable_variables"):
-        _check_regular_expression(name)
-    if hparams.deterministic_input and hparams.random_seed is None:
-        raise UserError("--deterministic_input needs --random_seed: the same seed, the same input.")
-    _check_image_size(hparams)
-    _check_export()
-    _check_image_paths()
-
-
-def _check_regular_expression(name: str):
-    try:
-        re.compile(FLAGS[name].value or "")
-    except re.error as error:
-        raise UserError(
-            f"--{name}={FLAGS[name].value} is no regular expression: {error}."
-        ) from error
-
-
-def only_reads_checkpoint() -> bool:
-    """Whether the run needs a checkpoint, but no data set and no room for results."""
-    return FLAGS.mode == "export" or (FLAGS.mode == "predict" and bool(FLAGS.image_paths))
-
-
-def _check_export():
-    formats = ",".join(FLAGS.export_format)
-    if not formats or not set(FLAGS.export_format) <= set(serving.FORMATS):
-        raise UserError(f"--export_format={formats}: expected {' or '.join(serving.FORMATS)}.")
-    if FLAGS.mode == "export" and not FLAGS.export_dir:
-        raise UserError("--export_dir is missing: where to export the model to.")
-    if FLAGS.add_warmup_requests and not (FLAGS.export_dir and "saved_model" in formats):
-        raise UserError(
-            "--add_warmup_requests is for --export_dir with --export_format=saved_model."
-        )
-
-
-def _check_image_paths():
-    if FLAGS.image_paths and FLAGS.mode != "predict":
-        raise UserError(f"--image_paths is for --mode=predict, and this is {FLAGS.mode}.")
-    if FLAGS.predictions_file:
-        if not FLAGS.image_paths:
-            raise UserError("--predictions_file is for --image_paths, which is missing.")
-        directory = os.path.dirname(FLAGS.predictions_file) or "."
-        if not tf.io.gfile.isdir(directory) or tf.io.gfile.isdir(FLAGS.predictions_file):
-            raise UserError(
-                f"--predictions_file={FLAGS.predictions_file}: expected a file in a directory "
-                "that exists."
-            )
-
-
-def _check_image_size(hparams: HParams):
-    trains = FLAGS.mode.startswith("train")
-    smallest = model_builder.smallest_image_size(hparams, trains)
-    if hparams.image_size >= smallest:
-        return
-    advice = f"the smallest is {smallest}"
-    if trains and hparams.use_aux_head:
-        without = model_builder.smallest_image_size(hparams, is_training=False)
-        advice += f", or {without} with --use_aux_head=False"
-    raise UserError(f"--image_size={hparams.image_size} is too small for the network: {advice}.")
-
-
-def check_directories(hparams: HParams):
-    """Checks, before any graph is built, that there is data to read and room to write."""
-    if only_reads_checkpoint():
-        return
-    if not hparams.synthetic_data:
-        if FLAGS.mode.startswith("train"):
-            imagenet_input.find_shards(FLAGS.data_dir, "train", hparams)
-        if FLAGS.mode != "train":
-            imagenet_input.check_num_eval_images(FLAGS.data_dir, hparams)
-    if FLAGS.init_checkpoint:
-        check_init_checkpoint()
-    marker = os.path.join(FLAGS.model_dir, f".write_test{os.getpid()}")
-    try:
-        tf.io.gfile.makedirs(FLAGS.model_dir)
-        with tf.io.gfile.GFile(marker, "w") as f:
-            f.write("")
-        tf.io.gfile.remove(marker)
-    except (tf.errors.OpError, OSError) as error:
-        raise UserError(
-            f"--model_dir={FLAGS.model_dir} cannot be written to: {error}. Name another directory."
-        ) from error
-
-
-def check_init_checkpoint():
-    """Checks that there is a checkpoint to start from, if this run starts a training."""
-    if not FLAGS.mode.startswith("train"):
-        tf.logging.info("--init_checkpoint is for training: it has no effect in %s.", FLAGS.mode)
-        return
-    latest = checkpoints.latest(FLAGS.model_dir)
-    if latest:
-        tf.logging.info("Going on from %s: --init_checkpoint is for new trainings.", latest)
-    else:
-        warm_start.resolve(FLAGS.init_checkpoint)
-
-
-def resolve_checkpoint(path: str) -> str:
-    """The checkpoint itself, or the latest of a directory."""
-    if not tf.io.gfile.isdir(path):
-        checkpoints.open_checkpoint(path)
-        return path
-    latest = checkpoints.latest(path)
-    if not latest:
-        raise UserError(
-            f"There is no checkpoint in {path}: train first, or name another directory."
-        )
-    return latest
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import imagenet_input
 import model_builder
 import network_utils
 import serving
+import settings
 from common import accelerator, checkpoints, tfrecords
 from common.errors import UserError
 from common.hparams import HParams
@@ -53,8 +54,8 @@ def main(argv):
             raise UserError(f"--mode={FLAGS.mode}: expected export or eval.")
         if not FLAGS.export_dir:
             raise UserError("--export_dir is missing: the directory of the modules.")
-        hparams = amoeba_net.hparams_from_flags()
-        amoeba_net.take_dataset_info(hparams)
+        hparams = settings.hparams_from_flags(FLAGS)
+        settings.take_dataset_info(FLAGS, hparams)
         export_modules(hparams) if FLAGS.mode == "export" else evaluate_module(hparams)
     except UserError as error:
         sys.exit(f"tf_hub.py: {error}")
@@ -62,8 +63,8 @@ def main(argv):
 
 def export_modules(hparams: HParams):
     """Exports both modules, as the flags say."""
-    amoeba_net.check_flags(hparams)
-    checkpoint = amoeba_net.resolve_checkpoint(FLAGS.checkpoint_path or FLAGS.model_dir)
+    settings.check_flags(FLAGS, hparams)
+    checkpoint = checkpoints.resolve(FLAGS.checkpoint_path or FLAGS.model_dir)
     num_classes = hparams.num_label_classes
     labels = serving.class_names(FLAGS.data_dir, num_classes)
     export_to_hub(
@@ -80,7 +81,7 @@ def evaluate_module(hparams: HParams):
     module_path = os.path.join(FLAGS.export_dir, CLASSIFICATION)
     hparams.image_size = module_image_size(module_path)
     pipeline = amoeba_net_model.InputPipeline(False, FLAGS.data_dir, hparams, eval_from_hub=True)
-    device = amoeba_net.choose_device()
+    device = settings.choose_device(FLAGS)
     with pipeline.naming_bad_records():
         metrics = eval_from_hub(module_path, pipeline.input_fn, hparams, device)
     amoeba_net_model.correct_loss(metrics, hparams, pipeline.num_images)

@@ -78,6 +78,19 @@ def latest(model_dir: str) -> Optional[str]:
     )
 
 
+def resolve(path: str) -> str:
+    """The checkpoint itself, or the latest of a directory."""
+    if not tf.io.gfile.isdir(path):
+        open_checkpoint(path)
+        return path
+    newest = latest(path)
+    if not newest:
+        raise UserError(
+            f"There is no checkpoint in {path}: train first, or name another directory."
+        )
+    return newest
+
+
 def problem(path: str) -> Optional[str]:
     """What is wrong with a checkpoint, as a sentence; None where every byte of it can be read."""
     files = _files(path)

@@ -6,11 +6,12 @@ import fcntl
 import json
 import os
 import platform
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from common import checkpoints
 from common.errors import UserError
 
 FILE_NAME = "results.json"
@@ -63,6 +64,38 @@ def read_results(model_dir: str) -> List[Dict[str, Any]]:
     if not isinstance(records, list):
         raise UserError(f"{path} holds no list of results: move it away to go on.")
     return records
+
+
+def is_evaluated(model_dir: str, step: int) -> bool:
+    """Whether there is a result of the checkpoint of a step."""
+    return any(record["global_step"] == step for record in _evaluations(model_dir))
+
+
+def keep_best(model_dir: str, checkpoint: str, top_1_accuracy: float) -> Optional[Dict[str, Any]]:
+    """Keeps a checkpoint of this training in best/ if none has been more accurate.
+
+    Returns:
+        What is in best/: its path in the model directory, step and accuracy.
+    """
+    evaluations = _evaluations(model_dir)
+    best = evaluations[-1].get("best") if evaluations else None
+    if best and not checkpoints.exists(os.path.join(model_dir, best["checkpoint"])):
+        best = None
+    if os.path.dirname(checkpoint) != model_dir.rstrip("/"):
+        return best
+    if best and best["top_1_accuracy"] >= top_1_accuracy:
+        return best
+    checkpoints.keep_best(model_dir, checkpoint)
+    tf.logging.info("The best accuracy so far: %s is kept in best/ too.", checkpoint)
+    return {
+        "checkpoint": os.path.join(checkpoints.BEST, os.path.basename(checkpoint)),
+        "global_step": checkpoints.global_step(checkpoint),
+        "top_1_accuracy": top_1_accuracy,
+    }
+
+
+def _evaluations(model_dir: str) -> List[Dict[str, Any]]:
+    return [record for record in read_results(model_dir) if record["kind"] == "eval"]
 
 
 def hparams_of(checkpoint: str) -> Dict[str, Any]:
