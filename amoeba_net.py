@@ -424,9 +424,7 @@ class Run:
         loss = LastValueHook("total_loss:0")
         hooks = [
             self.non_finite_hook(),
-            interruption.StopHook(
-                self.stopper, self.stop_file(), self.device.options.npu_iterations_per_loop
-            ),
+            interruption.StopHook(self.stopper, self.stop_file()),
             *self.device.training_hooks(self.model_dir, self.checkpoint_steps),
             progress.ProgressHook(
                 self.train_steps,
@@ -443,6 +441,7 @@ class Run:
                 max_steps,
                 [throughput, loss, *hooks],
                 self.saving_listeners(),
+                self.stopper.check,
             )
         metrics = {"loss": loss.value}
         figures = {**throughput.statistics(), "losses": loss.history}

@@ -175,17 +175,64 @@ def test_the_evaluator_evaluates_each_checkpoint_and_ends_with_training(two):
     assert f"Evaluated the last step, {last}." in logs["evaluator_0.log"]
 
 
-def test_killed_worker_and_a_new_start_end_at_the_planned_step(setting, tmp_path):
+def _start_two(log_dir, flags):
+    """Starts two workers, as a scheduler that neither ends nor starts them again by itself."""
+    os.makedirs(log_dir)
+    arguments = launch_local.parse_arguments([f"--log_dir={log_dir}", "--", *flags])
+    return launch_local.start(arguments)
+
+
+def _wait_for_steps(processes):
+    """Waits until all have done steps."""
+    while not all("INFO:tensorflow:Step " in _read(process.log) for process in processes):
+        assert [p.status() for p in processes] == [None, None], [p.last_line() for p in processes]
+        time.sleep(0.1)
+
+
+def _end(processes):
+    """(exit statuses, logs) of processes that end by themselves within minutes."""
+    deadline = time.monotonic() + 240
+    while None in [p.status() for p in processes] and time.monotonic() < deadline:
+        time.sleep(0.1)
+    statuses = [p.status() for p in processes]
+    for process in processes:
+        process.signal(signal.SIGKILL)
+    return statuses, [_read(p.log) for p in processes]
+
+
+def _stop(processes, signalled, model_dir):
+    """Sends SIGTERM to some of two workers; returns the step at which both have stopped."""
+    _wait_for_steps(processes)
+    for rank in signalled:
+        processes[rank].signal(signal.SIGTERM)
+    statuses, logs = _end(processes)
+    assert statuses == [interruption.EXIT_STATUS] * 2, logs
+    step = checkpoints.global_step(checkpoints.latest(model_dir))
+    for rank, log in enumerate(logs):
+        reason = "SIGTERM" if rank in signalled else "a signal to another process"
+        assert f"Stopped by {reason} at step {step} of " in log
+        assert f"Step {step + 1} of " not in log
+        assert "Traceback" not in log
+    return step
+
+
+def test_signals_a_killed_worker_and_new_starts_end_at_the_planned_step(setting, tmp_path):
     model_dir, logs, out = f"{tmp_path}/model", f"{tmp_path}/logs", f"{tmp_path}/out"
-    steps = 120
-    command = [
-        *[sys.executable, launch_local.__file__, "--max_restarts=1", f"--log_dir={logs}", "--"],
+    steps = 80
+    flags = [
         *["--mode=train", f"--data_dir={setting}/data", f"--model_dir={model_dir}", *_FLAGS],
-        *[f"--train_steps={steps}", "--save_checkpoints_steps=20"],
+        *[f"--train_steps={steps}", "--save_checkpoints_steps=30", "--log_steps=1"],
     ]
+    first = _stop(_start_two(f"{tmp_path}/first", flags), [1], model_dir)
+    second = _stop(_start_two(f"{tmp_path}/second", flags), [0, 1], model_dir)
+    assert 0 < first < second < steps
+    assert f"model.ckpt-{first}\n" in _read(f"{tmp_path}/second/worker_0.log")
+
+    command = [sys.executable, launch_local.__file__, "--max_restarts=1", f"--log_dir={logs}"]
     with open(out, "wb") as file:
-        launcher = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-    while not checkpoints.latest(model_dir) and launcher.poll() is None:
+        launcher = subprocess.Popen([*command, "--", *flags], stdout=file, stderr=file)
+    while checkpoints.global_step(checkpoints.latest(model_dir)) == second:
+        assert launcher.poll() is None, _read(out)
         time.sleep(0.1)
     os.kill(int(re.search(r"worker 1 is process (\d+)", _read(out)).group(1)), signal.SIGKILL)
     assert launcher.wait(timeout=300) == 0, _read(out)
@@ -199,10 +246,11 @@ def test_killed_worker_and_a_new_start_end_at_the_planned_step(setting, tmp_path
         r"on from the last checkpoint\.\n",
         chief,
     )
-    assert re.search(r"Restoring parameters from \S+/model\.ckpt-[1-9]\d*0\n", chief)
+    starts = re.findall(r"Restoring parameters from \S+/model\.ckpt-(\d+)\n", chief)
+    assert len(starts) == 2 and second == int(starts[0]) < int(starts[1]) < steps
     assert "Traceback" not in chief
-    (record,) = [r for r in results.read_results(model_dir) if r["kind"] == "train"]
-    assert record["global_step"] == steps
+    records = results.read_results(model_dir)
+    assert [record["global_step"] for record in records] == [first, second, steps]
 
 
 @pytest.mark.parametrize(

@@ -268,8 +268,13 @@ class Accelerator:
         max_steps: int,
         hooks: list,
         saving_listeners: Sequence[tf.train.CheckpointSaverListener] = (),
+        check: Callable[[], None] = lambda: None,
     ):
         """`estimator.train`, together with the other processes if there are any.
+
+        Args:
+            estimator, input_fn, max_steps, hooks, saving_listeners: as `estimator.train` has them.
+            check: is called while this process waits for the others; ends that by an exception.
 
         Raises:
             UserError: the others did not come, or one was lost.
@@ -284,7 +289,7 @@ class Accelerator:
                 hook._listeners.extend(saving_listeners)
 
         def input_when_all_are_there():  # Before the graph is built, but after the server starts.
-            clusters.wait_for_others(self.cluster, self.options.cluster_timeout)
+            clusters.wait_for_others(self.cluster, self.options.cluster_timeout, check)
             return input_fn()
 
         clusters.check_own_port(self.cluster)

@@ -19,7 +19,7 @@ import socket
 import sys
 import threading
 import time
-from typing import Dict, List, NamedTuple, Optional
+from typing import Callable, Dict, List, NamedTuple, Optional
 
 import tensorflow.compat.v1 as tf
 from tensorflow.python.distribute import distribute_coordinator
@@ -210,14 +210,15 @@ def check_own_port(cluster: Cluster):
             ) from error
 
 
-def wait_for_others(cluster: Cluster, timeout: float):
-    """Waits until all other processes have opened their ports.
+def wait_for_others(cluster: Cluster, timeout: float, check: Callable[[], None] = lambda: None):
+    """Waits until all other processes have opened their ports, or `check` raises an exception.
 
     Raises:
         UserError: some have not after `timeout` seconds.
     """
     missing, start, logged = cluster.others, time.monotonic(), time.monotonic()
     while True:
+        check()
         missing = [rank for rank in missing if not _answers(cluster.addresses[rank])]
         if not missing:
             tf.logging.info("All %d processes are there.", cluster.size)

@@ -100,5 +100,15 @@ def test_waits_for_those_who_come_and_names_who_does_not(port_in_use):
     assert str(error.value).startswith(f"worker 2 ({gone}) did not come within 0.5 s")
 
 
+def test_waiting_for_the_others_ends_by_a_signal():
+    stopper = interruption.Stopper()
+    stopper.name = "SIGTERM"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # Nobody listens there.
+        jobs = {"worker": ["a:1", f"127.0.0.1:{free.getsockname()[1]}"]}
+        with pytest.raises(interruption.Interrupted, match="Stopped by SIGTERM"):
+            cluster.wait_for_others(cluster.parse(_config(jobs)), 5, stopper.check)
+
+
 def test_a_lost_process_is_no_failure_of_ones_own():
     assert cluster.LostPeerError("").exit_status == interruption.EXIT_STATUS

@@ -84,20 +84,20 @@ class StopHook(tf.train.SessionRunHook):
     """Ends training after the step in which a signal came, so that the saver's hook saves.
 
     Processes that train together have to end at the same step, or the others would wait for ever.
-    They do the same steps at the same time, so the first to notice writes into a file that all
-    can see a step that none of them has done yet.
+    They do the same session runs at the same time, so the first to notice writes into a file that
+    all can see which run shall be the last, one that none of them has begun yet. Runs are counted
+    and not the global step, which a run may fetch before or after the step is in it.
 
     Args:
         stopper: notices the signals.
         stop_file: path of that file; None for a process that trains alone.
-        steps_per_run: steps of one session run.
     """
 
-    def __init__(self, stopper: Stopper, stop_file: Optional[str] = None, steps_per_run: int = 1):
+    def __init__(self, stopper: Stopper, stop_file: Optional[str] = None):
         self._stopper = stopper
         self._stop_file = stop_file
-        self._margin = 2 * steps_per_run
-        self._stop_step = None
+        self._runs = 0
+        self._last_run = None
 
     def begin(self):
         # An earlier run's. No process of this one gets to a step before all have begun.
@@ -109,27 +109,25 @@ class StopHook(tf.train.SessionRunHook):
         if not self._stop_file:
             self._stopper.check()  # There is nothing new to save.
 
-    def before_run(self, run_context):
-        return tf.train.SessionRunArgs(tf.train.get_global_step())
-
     def after_run(self, run_context, run_values):
+        self._runs += 1
         if not self._stop_file:
             if self._stopper.name:
                 run_context.request_stop()
             return
-        step = int(run_values.results)
-        if self._stop_step is None:
-            self._stop_step = self._agreed_step(step)
-        if self._stop_step is not None and step >= self._stop_step:
+        if self._last_run is None:
+            self._last_run = self._agreed_run()
+        if self._last_run is not None and self._runs >= self._last_run:
             self._stopper.name = self._stopper.name or "a signal to another process"
             run_context.request_stop()
 
-    def _agreed_step(self, step: int) -> Optional[int]:
-        """The step that all processes end at, if one of them has got a signal."""
+    def _agreed_run(self) -> Optional[int]:
+        """The run that all processes end after, if one of them has got a signal."""
         if self._stopper.name and not os.path.exists(self._stop_file):
             own = f"{self._stop_file}.{os.getpid()}"
             with open(own, "w") as file:
-                file.write(str(step + self._margin))
+                # The others may be in the next run, not in the one after it.
+                file.write(str(self._runs + 2))
             with contextlib.suppress(FileExistsError):
                 os.link(own, self._stop_file)  # Only the first one's counts, and is whole.
             os.remove(own)

@@ -101,19 +101,19 @@ def test_processes_that_train_together_stop_at_the_same_step(tmp_path):
     with open(stop_file, "w") as f:
         f.write("1")  # Of an earlier run.
     stoppers = [interruption.Stopper() for _ in range(3)]
-    hooks = [interruption.StopHook(stopper, stop_file, steps_per_run=5) for stopper in stoppers]
+    hooks = [interruption.StopHook(stopper, stop_file) for stopper in stoppers]
     for hook in hooks:
         hook.begin()
     stopped = {}
-    for step in range(5, 100, 5):
-        if step == 20:
+    for run in range(1, 20):
+        if run == 4:
             stoppers[1].name = "SIGTERM"
         for i, hook in enumerate(hooks):
             context = tf.train.SessionRunContext(None, None)
-            hook.after_run(context, tf.train.SessionRunValues(step, None, None))
+            hook.after_run(context, tf.train.SessionRunValues(None, None, None))
             if context.stop_requested:
-                stopped.setdefault(i, step)
-    assert stopped == {0: 30, 1: 30, 2: 30}
+                stopped.setdefault(i, run)
+    assert stopped == {0: 6, 1: 6, 2: 6}
     assert [stopper.name for stopper in stoppers] == [
         *["a signal to another process", "SIGTERM", "a signal to another process"]
     ]
