@@ -1,5 +1,6 @@
 """A long training as its users see it: signals, damage, full disks, vanished data, bad numbers."""
 
+import contextlib
 import glob
 import os
 import re
@@ -16,7 +17,8 @@ import tensorflow.compat.v1 as tf
 from absl.testing import flagsaver
 
 import amoeba_net
-from common import checkpoints, interruption, results
+import conftest
+from common import checkpoints, interruption, results, tfrecords
 
 _ROOT = os.path.dirname(os.path.abspath(__file__))
 _SMALL = [
@@ -120,6 +122,56 @@ def test_vanished_model_dir(tmp_path):
     status, log = _end(training)
     assert status == 1
     assert f"The model directory {model_dir} has vanished while it was in use." in log
+
+
+def test_model_dir_that_nobody_can_write_to():
+    status, log = _end(_start("--mode=train", "--model_dir=/sys/model", "--train_steps=40"))
+    assert status == 1
+    assert log.startswith("amoeba_net.py: --model_dir=/sys/model cannot be written to: ")
+    assert log.count("\n") == 1
+
+
+def test_model_dir_that_becomes_read_only(tmp_path):
+    model_dir = str(tmp_path)
+    training = _start("--mode=train", f"--model_dir={model_dir}", "--train_steps=1000000")
+    _wait_for_checkpoint(training, model_dir)
+    with contextlib.ExitStack() as stack:
+        stack.callback(training.kill)
+        for options in (["--bind", model_dir, model_dir], ["-o", "remount,bind,ro", model_dir]):
+            if subprocess.run(["mount", *options], stderr=subprocess.DEVNULL).returncode:
+                pytest.skip("Mounting is not allowed.")
+            stack.callback(subprocess.run, ["umount", "--lazy", model_dir])
+        status, log = _end(training)
+        newest = checkpoints.latest(model_dir)
+        assert status == 1
+        assert log.endswith(
+            f"amoeba_net.py: Writing failed: Read-only file system ({model_dir}). The last whole "
+            f"checkpoint is {newest}. Make it writable, or name another --model_dir and start "
+            "again.\n"
+        )
+        assert not checkpoints.problem(newest)
+
+
+def test_vanished_data(tmp_path):
+    """The files that are open can be read to their end; there is no next epoch."""
+    data_dir, model_dir = tmp_path / "data", str(tmp_path / "model")
+    images, labels = conftest._encoded_images()
+    examples = [
+        tfrecords.image_example(image, label, height=72, width=72)
+        for image, label in zip(images[:40], labels)
+    ]
+    os.makedirs(data_dir)
+    tfrecords.write_shard(str(data_dir / tfrecords.shard_name("train", 0, 1)), examples)
+    flags = ["--nosynthetic_data", f"--data_dir={data_dir}", "--num_label_classes=11"]
+    training = _start("--mode=train", f"--model_dir={model_dir}", "--train_steps=1000000", *flags)
+    _wait_for_checkpoint(training, model_dir)
+    shutil.rmtree(data_dir)
+    status, log = _end(training)
+    assert status == 1
+    assert re.search(rf"amoeba_net\.py: {data_dir}/train-00000-of-00001: .*No such file", log), log
+    # What was learnt until then is saved.
+    saved = re.findall(r"Saving checkpoints for (\d+) into", log)
+    assert checkpoints.latest(model_dir) == f"{model_dir}/model.ckpt-{saved[-1]}"
 
 
 @pytest.mark.parametrize("on_nan", ["stop", "skip"])
