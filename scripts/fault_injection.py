@@ -33,6 +33,7 @@ import time
 from typing import Dict, List, NamedTuple, Optional
 
 import tensorflow.compat.v1 as tf
+import tqdm
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from common import checkpoints, interruption, results
@@ -46,7 +47,9 @@ _EXPECTED_STATUS = {
     "truncation": -signal.SIGKILL,
     "full disk": 1,
 }
+# Room for the checkpoints, and for what each start adds to the event files: a copy of the graph.
 _TMPFS_BYTES = 256 << 20
+_TMPFS_BYTES_A_START = 8 << 20
 _LIMIT_BYTES = 64 << 10  # Less than any checkpoint's data.
 _PATIENCE_SECONDS = 600
 _STEP_LINE = re.compile(r"INFO:tensorflow:loss = \S+, step = \d+")
@@ -78,9 +81,11 @@ def main(argv=None):
     directory = os.path.join(arguments.output, "faults")
     shutil.rmtree(directory, ignore_errors=True)
     os.makedirs(directory)
-    with small_disk(directory, arguments.full_disks) as fills:
+    faults = schedule(arguments, rng)
+    disk_bytes = _TMPFS_BYTES + len(faults) * _TMPFS_BYTES_A_START
+    with small_disk(directory, disk_bytes if arguments.full_disks else 0) as fills:
         trainer = Trainer(arguments, data, directory, rng, fills)
-        lives = [trainer.live(*fault) for fault in schedule(arguments, rng)]
+        lives = [trainer.live(*fault) for fault in tqdm.tqdm(faults, unit="start")]
         lives.append(trainer.live(None, None))
         final = results.read_results(trainer.model_dir)[-1] if lives[-1].status == 0 else None
     undisturbed = None
@@ -171,7 +176,7 @@ class Trainer:
             *(unreadable, round(time.monotonic() - started, 1)),
         )
         self._lives += 1
-        print(f"{self._lives}: {fault or 'to the end'}, {life}", flush=True)
+        tqdm.tqdm.write(f"{self._lives}: {fault or 'to the end'}, {life}")
         if status != (_EXPECTED_STATUS[fault] if fault else 0):
             with open(self._log, errors="replace") as log:
                 print(log.read()[-2000:], flush=True)
@@ -231,11 +236,11 @@ def _fill(path: str):
 
 
 @contextlib.contextmanager
-def small_disk(directory: str, wanted: int):
-    """Mounts a tmpfs on a directory, if that is wanted and allowed; yields whether."""
+def small_disk(directory: str, size: int):
+    """Mounts a tmpfs of `size` bytes on a directory, if not 0 and allowed; yields whether."""
     mounted = False
-    if wanted:
-        mount = ["mount", "-t", "tmpfs", "-o", f"size={_TMPFS_BYTES}", "tmpfs", directory]
+    if size:
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", directory]
         mounted = subprocess.run(mount, stderr=subprocess.DEVNULL).returncode == 0
     try:
         yield mounted
