@@ -192,7 +192,8 @@ def main(argv):
         tf.logging.warning("%s The same command goes on from there.", error)
         sys.exit(interruption.EXIT_STATUS)
     except (OSError, ValueError, tf.errors.OpError) as error:
-        explanation = FLAGS.model_dir and storage.explain(error, FLAGS.model_dir)
+        directory = None if settings.only_reads_checkpoint(FLAGS) else FLAGS.model_dir
+        explanation = storage.explain(error, directory)
         if not explanation:
             raise
         sys.exit(f"amoeba_net.py: {explanation}")
@@ -360,6 +361,7 @@ class Run:
     def predict_mode(self):
         """Measures inference speed on the validation images."""
         checkpoint = self.checkpoint_to_read()
+        step = checkpoints.global_step(checkpoint)
         timing = SessionTimingHook()
         batches = self.estimator.predict(
             self.eval_input.input_fn,
@@ -372,7 +374,9 @@ class Run:
             count = sum(1 for _ in tqdm.tqdm(batches, total=num_batches, unit="batch"))
         speed = timing.compute_speed(count * self.hparams.eval_batch_size)
         tf.logging.info("Inference speed = %s images per second.", speed)
-        self.record("predict", checkpoint, {}, timing.statistics(self.hparams.eval_batch_size))
+        self.record(
+            "predict", checkpoint, step, {}, timing.statistics(self.hparams.eval_batch_size)
+        )
 
     def classify_mode(self):
         """Classifies the user's own images."""
@@ -446,11 +450,11 @@ class Run:
         metrics = {"loss": loss.value}
         figures = {**throughput.statistics(), "losses": loss.history}
         checkpoint = checkpoints.latest(self.model_dir)
-        self.record("train", checkpoint, metrics, figures)
+        step = self.current_step()
+        self.record("train", checkpoint, step, metrics, figures)
         if self.device.is_chief:
             curves.draw_or_warn(self.model_dir)
         if self.stopper.name:
-            step = checkpoints.global_step(checkpoint)
             raise interruption.Interrupted(
                 f"Stopped by {self.stopper.name} at step {step} of {self.train_steps}, saved as "
                 f"{checkpoint}."
@@ -500,14 +504,16 @@ class Run:
         images = amoeba_net_model.correct_loss(metrics, self.hparams, self.eval_input.num_images)
         names = ("loss", "top_1_accuracy", "top_5_accuracy", "global_step")
         tf.logging.info("Evaluation results: %s", {name: metrics[name] for name in names})
-        metrics.pop("global_step")
+        step = int(metrics.pop("global_step"))
         metrics["images"] = images
         figures = timing.statistics(self.hparams.eval_batch_size)
-        figures["best"] = results.keep_best(self.model_dir, checkpoint, metrics["top_1_accuracy"])
-        self.record("eval", checkpoint, metrics, figures)
+        figures["best"] = results.keep_best(
+            self.model_dir, checkpoint, step, metrics["top_1_accuracy"]
+        )
+        self.record("eval", checkpoint, step, metrics, figures)
         curves.draw_or_warn(self.model_dir)
 
-    def record(self, kind: str, checkpoint: str, metrics: dict, speed: dict):
+    def record(self, kind: str, checkpoint: str, step: int, metrics: dict, speed: dict):
         """Adds what was done to results.json."""
         gc.collect()  # A round's graph is garbage in cycles, of 100 MB, and collecting is rare.
         if not self.device.writes:
@@ -516,7 +522,7 @@ class Run:
             self.model_dir,
             kind,
             {
-                "global_step": checkpoints.global_step(checkpoint),
+                "global_step": step,
                 "checkpoint": os.path.basename(checkpoint),
                 "metrics": metrics,
                 **speed,

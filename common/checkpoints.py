@@ -12,7 +12,7 @@ import tensorflow.compat.v1 as tf
 from google.protobuf import text_format
 from tensorflow.python.training.checkpoint_state_pb2 import CheckpointState
 
-from common import tfrecords
+from common import locks, tfrecords
 from common.errors import UserError
 
 BEST = "best"
@@ -20,7 +20,8 @@ _STATE = "checkpoint"
 _INDEX = re.compile(r"(?P<name>.+-(?P<step>\d+))\.index$")
 # What a writer that was killed leaves: parts of a checkpoint, the state before it is renamed.
 _LEFTOVER = re.compile(
-    r".+-\d+_temp_[0-9a-f]{32}$|checkpoint\.tmp[0-9a-f]{32}$|results\.json\.tmp\d+$|\.tmp-\d+-"
+    r".+-\d+_temp_[0-9a-f]{32}$|.+-\d+\.index\.tempstate\d+$|checkpoint\.tmp[0-9a-f]{32}$|"
+    r"results\.json\.tmp\d+$|\.tmp-\d+-"
 )
 _SAY_EVERY_SECONDS = 60
 
@@ -148,10 +149,15 @@ def repair(model_dir: str, keep: int):
 
 
 def remove_leftovers(model_dir: str):
-    """Removes what writers that were interrupted have left in a directory."""
+    """Removes what writers that were interrupted have left in a directory.
+
+    For the one that trains in it, whose parts of a checkpoint they may be; an evaluator may go on
+    writing its own files.
+    """
     for directory in (model_dir, os.path.join(model_dir, BEST)):
         if tf.io.gfile.isdir(directory):
-            _remove_leftovers(directory)
+            with locks.exclusive(directory):
+                _remove_leftovers(directory)
 
 
 def _remove_leftovers(directory: str):
@@ -222,15 +228,26 @@ def keep_best(model_dir: str, path: str):
 
     `best/` is a directory of checkpoints with one: its state file changes when the new one is
     there as a whole, and only then the old one goes.
+
+    Raises:
+        UserError, tf.errors.NotFoundError: the checkpoint is not whole; `best/` is as it was.
     """
     directory = os.path.join(model_dir, BEST)
     tf.io.gfile.makedirs(directory)
+    with locks.exclusive(directory):
+        _replace_best(directory, path)
+
+
+def _replace_best(directory: str, path: str):
     name = os.path.basename(path)
     for file, _, _ in sorted(_files(path)):  # The data before the index.
         target = os.path.join(directory, file)
         temporary = tfrecords.temporary_path(target)
         tf.io.gfile.copy(os.path.join(os.path.dirname(path), file), temporary, overwrite=True)
         tf.io.gfile.rename(temporary, target, overwrite=True)
+    trouble = problem(os.path.join(directory, name))
+    if trouble:  # The training may have deleted the checkpoint meanwhile.
+        raise UserError(f"{path} cannot be kept in {directory}: {trouble}")
     _write_state(directory, [os.path.join(directory, name)])
     for file in tf.io.gfile.listdir(directory):
         if file != _STATE and not file.startswith(name + "."):

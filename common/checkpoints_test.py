@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from common import checkpoints
+from common import checkpoints, locks
 from common.errors import UserError
 
 _STEPS = (10, 20, 30)
@@ -155,6 +155,32 @@ def test_best_is_replaced_as_a_whole(model_dir, monkeypatch):
         *["checkpoint", "model.ckpt-30.data-00000-of-00001", "model.ckpt-30.index"]
     ]
     assert checkpoints.problem(checkpoints.best(model_dir)) is None
+
+
+@pytest.mark.parametrize("kinds", [("index", "data"), ("index",)])
+def test_best_stays_where_its_successor_was_just_deleted(model_dir, kinds):
+    checkpoints.keep_best(model_dir, _path(model_dir, 10))
+    for kind in kinds:
+        os.remove(_file(model_dir, 20, kind))
+    with pytest.raises(UserError, match=r"model\.ckpt-20 cannot be kept in .*: A file of it"):
+        checkpoints.keep_best(model_dir, _path(model_dir, 20))
+    best = checkpoints.best(model_dir)
+    assert best == _path(os.path.join(model_dir, checkpoints.BEST), 10)
+    assert checkpoints.problem(best) is None
+
+
+def test_what_an_evaluator_is_writing_is_no_leftover(model_dir):
+    checkpoints.keep_best(model_dir, _path(model_dir, 10))
+    best = os.path.join(model_dir, checkpoints.BEST)
+    half = os.path.join(best, ".tmp-1-model.ckpt-20.index")
+    trainer = threading.Thread(target=checkpoints.repair, args=(model_dir, 5))
+    with locks.exclusive(best):  # As the evaluator has it while it copies.
+        open(half, "w").close()
+        trainer.start()
+        trainer.join(0.5)
+        assert os.path.exists(half)
+    trainer.join()
+    assert not os.path.exists(half)
 
 
 def _fail_at(monkeypatch, function, call):

@@ -1,8 +1,6 @@
 """Results for machines: `results.json` in the model directory."""
 
-import contextlib
 import datetime
-import fcntl
 import json
 import os
 import platform
@@ -11,7 +9,7 @@ from typing import Any, Dict, List, Optional
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from common import checkpoints
+from common import checkpoints, locks
 from common.errors import UserError
 
 FILE_NAME = "results.json"
@@ -26,28 +24,13 @@ def append_result(model_dir: str, kind: str, record: Dict[str, Any]):
         record: what happened, in types JSON has; numpy scalars are converted.
     """
     path = os.path.join(model_dir, FILE_NAME)
-    with _one_at_a_time(model_dir):
+    with locks.exclusive(model_dir):
         records = read_results(model_dir)
         records.append({"kind": kind, "time": _now(), **record, "versions": versions()})
         temporary = f"{path}.tmp{os.getpid()}"
         with tf.io.gfile.GFile(temporary, "w") as f:
             f.write(json.dumps(records, indent=1, default=_plain) + "\n")
         tf.io.gfile.rename(temporary, path, overwrite=True)
-
-
-@contextlib.contextmanager
-def _one_at_a_time(directory: str):
-    """Around a change of the file: a training and its evaluator may finish at the same time."""
-    if not os.path.isdir(directory):  # Of a file system that only TensorFlow knows.
-        yield
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # Where the file system has no locks.
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def read_results(model_dir: str) -> List[Dict[str, Any]]:
@@ -71,8 +54,16 @@ def is_evaluated(model_dir: str, step: int) -> bool:
     return any(record["global_step"] == step for record in _evaluations(model_dir))
 
 
-def keep_best(model_dir: str, checkpoint: str, top_1_accuracy: float) -> Optional[Dict[str, Any]]:
+def keep_best(
+    model_dir: str, checkpoint: str, step: int, top_1_accuracy: float
+) -> Optional[Dict[str, Any]]:
     """Keeps a checkpoint of this training in best/ if none has been more accurate.
+
+    Args:
+        model_dir: directory of the training.
+        checkpoint: prefix of the checkpoint that was evaluated.
+        step: its global step.
+        top_1_accuracy: in [0, 1].
 
     Returns:
         What is in best/: its path in the model directory, step and accuracy.
@@ -85,11 +76,21 @@ def keep_best(model_dir: str, checkpoint: str, top_1_accuracy: float) -> Optiona
         return best
     if best and best["top_1_accuracy"] >= top_1_accuracy:
         return best
-    checkpoints.keep_best(model_dir, checkpoint)
+    try:
+        checkpoints.keep_best(model_dir, checkpoint)
+    except (UserError, tf.errors.NotFoundError):
+        if checkpoints.exists(checkpoint):
+            raise
+        tf.logging.warning(
+            "The best accuracy so far, but %s was deleted before it could be kept. A larger "
+            "--keep_checkpoint_max of the training keeps them longer.",
+            checkpoint,
+        )
+        return best
     tf.logging.info("The best accuracy so far: %s is kept in best/ too.", checkpoint)
     return {
         "checkpoint": os.path.join(checkpoints.BEST, os.path.basename(checkpoint)),
-        "global_step": checkpoints.global_step(checkpoint),
+        "global_step": step,
         "top_1_accuracy": top_1_accuracy,
     }
 

@@ -5,6 +5,7 @@ import datetime
 import errno
 import fcntl
 import os
+import re
 import socket
 from typing import Optional
 
@@ -31,7 +32,8 @@ _ADVICE = {
 def locked(directory: str):
     """Around what writes to a directory, which is made if need be: nobody else may at the time.
 
-    The lock is the operating system's own, so that one of a process that died does not count.
+    The lock is the operating system's own, so that one of a process that died does not count. What
+    an error leaves half-written is removed, which also makes room on a full disk.
 
     Raises:
         UserError: another process has it.
@@ -51,11 +53,16 @@ def locked(directory: str):
             ) from error
         except OSError as error:
             tf.logging.warning("%s cannot be locked: %s.", directory, error.strerror)
-        file.truncate(0)
-        now = datetime.datetime.now().isoformat(" ", "seconds")
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {now}\n")
-        file.flush()
-        yield
+        try:
+            file.truncate(0)
+            now = datetime.datetime.now().isoformat(" ", "seconds")
+            file.write(f"process {os.getpid()} on {socket.gethostname()}, since {now}\n")
+            file.flush()
+            yield
+        except Exception:
+            with contextlib.suppress(OSError, tf.errors.OpError):
+                checkpoints.remove_leftovers(directory)
+            raise
 
 
 class DirectoryGuard(tf.train.CheckpointSaverListener):
@@ -73,20 +80,23 @@ class DirectoryGuard(tf.train.CheckpointSaverListener):
             raise UserError(_vanished(self._directory))
 
 
-def explain(error: Exception, directory: str) -> Optional[str]:
-    """One sentence for an error that comes from the storage under a directory, else None.
+def explain(error: Exception, directory: Optional[str]) -> Optional[str]:
+    """One sentence for an error that comes from storage, else None.
 
     Args:
         error: an OSError, or what TensorFlow makes of one.
-        directory: the model directory.
+        directory: the model directory; None where nothing is written to it.
     """
-    reason = _reason(error)
-    if not tf.io.gfile.isdir(directory):
+    if directory and not tf.io.gfile.isdir(directory):
         return _vanished(directory)
+    reason, path = _reason(error), _path(error)
     if reason is None:
         return None
+    if path and not (directory and path.startswith(directory)):
+        return f"{path}: {os.strerror(reason)}. Mend that, or name another place, and start again."
+    if not directory:
+        return None
     try:
-        checkpoints.remove_leftovers(directory)  # Makes room.
         newest = checkpoints.latest(directory)
     except (UserError, OSError, tf.errors.OpError):
         newest = None
@@ -99,6 +109,14 @@ def explain(error: Exception, directory: str) -> Optional[str]:
 
 def _vanished(directory: str) -> str:
     return f"The model directory {directory} has vanished while it was in use."
+
+
+def _path(error: Exception) -> Optional[str]:
+    """The file that an error names, if it names one."""
+    if isinstance(error, OSError):
+        return error.filename and str(error.filename)
+    found = re.match(r"([^;\n]+); ", str(error))  # As TensorFlow says it: path; reason.
+    return found and found.group(1)
 
 
 def _reason(error: Exception) -> Optional[int]:

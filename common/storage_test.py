@@ -1,5 +1,6 @@
 """The lock of a model directory, and storage's troubles as sentences."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -50,8 +51,9 @@ def _write_to(path):
 
 def test_disk_full_read_only_and_other_troubles(tmp_path):
     directory = str(tmp_path)
-    with pytest.raises((OSError, tf.errors.OpError)) as error:
-        _write_to("/dev/full")  # What a full disk says.
+    os.symlink("/dev/full", str(tmp_path / "full"))  # Says what a full disk says.
+    with pytest.raises(tf.errors.ResourceExhaustedError) as error:
+        _write_to(str(tmp_path / "full"))
     assert storage.explain(error.value, directory) == (
         f"Writing failed: No space left on device ({directory}). There is no checkpoint yet. "
         "Free some space and start again."
@@ -64,3 +66,25 @@ def test_disk_full_read_only_and_other_troubles(tmp_path):
     assert storage.explain(error.value, directory) is None  # Of another kind: shown as it is.
     gone = str(tmp_path / "gone")
     assert "has vanished" in storage.explain(error.value, gone)
+
+
+def test_troubles_elsewhere_are_not_the_model_directorys(tmp_path):
+    directory = str(tmp_path)
+    with pytest.raises(tf.errors.ResourceExhaustedError) as error:
+        _write_to("/dev/full")
+    for place in (directory, None):
+        assert storage.explain(error.value, place).startswith("/dev/full: No space left on device.")
+    unreadable = PermissionError(errno.EACCES, "Permission denied", "/data/train-00000-of-00002")
+    assert storage.explain(unreadable, directory).startswith(f"{unreadable.filename}: Permission")
+    assert storage.explain(ValueError("A mistake of ours"), None) is None
+
+
+def test_only_the_writer_removes_what_an_error_left_half_written(tmp_path):
+    half = tmp_path / f"model.ckpt-40_temp_{'0' * 32}"
+    half.mkdir()
+    with pytest.raises(OSError, match="full"):
+        with storage.locked(str(tmp_path)):
+            storage.explain(OSError(errno.ENOSPC, "full"), str(tmp_path))  # As in an evaluator.
+            assert half.exists()
+            raise OSError(errno.ENOSPC, "full")
+    assert not half.exists()
