@@ -47,10 +47,13 @@ class ThroughputHook(tf.train.SessionRunHook):
         if self._runs_to_skip > 0:
             self._runs_to_skip -= 1
             return
-        if self._previous and step > self._previous[0]:
-            steps = step - self._previous[0]
+        if self._previous is None:
+            self._previous = (step, now)
+        # A run may fetch the step before it is counted: its time then goes with the next one's.
+        steps = step - self._previous[0]
+        if steps > 0:
             self._seconds_per_step.extend([(now - self._previous[1]) / steps] * steps)
-        self._previous = (step, now)
+            self._previous = (step, now)
         self._maybe_write(step, now)
 
     def _maybe_write(self, step: int, now: float):
