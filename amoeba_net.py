@@ -426,24 +426,25 @@ class Run:
         summary_dir = self.model_dir if self.device.writes else None
         throughput = ThroughputHook(self.hparams.train_batch_size, summary_dir)
         loss = LastValueHook("total_loss:0")
+        shown = progress.ProgressHook(
+            self.train_steps,
+            self.hparams.train_batch_size,
+            bar=sys.stderr.isatty(),
+            every_n_steps=FLAGS.log_steps,
+        )
         hooks = [
-            self.non_finite_hook(),
+            *[throughput, loss, self.non_finite_hook()],
             interruption.StopHook(self.stopper, self.stop_file()),
             *self.device.training_hooks(self.model_dir, self.checkpoint_steps),
-            progress.ProgressHook(
-                self.train_steps,
-                self.hparams.train_batch_size,
-                bar=sys.stderr.isatty(),
-                every_n_steps=FLAGS.log_steps,
-            ),
+            shown,
         ]
         self.train_input.start_step = self.current_step()
-        with self.train_input.naming_bad_records():
+        with contextlib.closing(shown), self.train_input.naming_bad_records():
             self.device.train(
                 self.trainer,
                 self.train_input.input_fn,
                 max_steps,
-                [throughput, loss, *hooks],
+                hooks,
                 self.saving_listeners(),
                 self.stopper.check,
             )

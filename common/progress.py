@@ -4,7 +4,6 @@ import contextlib
 import datetime
 import logging
 import time
-from typing import Optional
 
 import tensorflow.compat.v1 as tf
 import tqdm
@@ -29,11 +28,11 @@ class ProgressHook(tf.train.SessionRunHook):
         self._batch_size = batch_size
         self._wants_bar = bar
         self._every_n_steps = every_n_steps
+        self._open = contextlib.ExitStack()
 
     def begin(self):
         self._fetches = tf.train.get_global_step(), "total_loss:0", "learning_rate:0"
         self._first = self._said = self._bar = None
-        self._open = contextlib.ExitStack()
 
     def before_run(self, run_context):
         return tf.train.SessionRunArgs(self._fetches)
@@ -56,6 +55,10 @@ class ProgressHook(tf.train.SessionRunHook):
             self._said = step, now
 
     def end(self, session):
+        self.close()
+
+    def close(self):
+        """Ends the bar's line; to be called after an error, for which there is no `end`."""
         self._open.close()
 
     def _open_bar(self, step: int):
@@ -65,7 +68,7 @@ class ProgressHook(tf.train.SessionRunHook):
             tqdm.tqdm(total=self._last_step, initial=step, unit="step", dynamic_ncols=True)
         )
 
-    def _speed(self, since: tuple, step: int, now: float) -> Optional[float]:
+    def _speed(self, since: tuple, step: int, now: float) -> float:
         """Images a second since a step and its time."""
         return (step - since[0]) * self._batch_size / max(now - since[1], 1e-9)
 

@@ -1,5 +1,6 @@
 """The progress of a training, as lines and as a bar, and the picture of its curves."""
 
+import contextlib
 import os
 import re
 
@@ -50,6 +51,16 @@ def test_lines_leave_compilation_out_and_are_right_after_a_resume(monkeypatch, c
         "Step 511 of 1000: loss 1.25, 16.0 images/s, learning rate 0.03, 0:04:04 left",
         "Step 521 of 1000: loss 1.25, 16.0 images/s, learning rate 0.03, 0:04:00 left",
     ]
+
+
+def test_bar_ends_its_line_after_an_error(monkeypatch, capsys):
+    hook = progress.ProgressHook(12, batch_size=8, bar=True)
+    monkeypatch.setattr("tqdm.std.tqdm.monitor_interval", 0)
+    monkeypatch.setattr(hook, "end", lambda session: None)  # Which an error leaves out.
+    with contextlib.closing(hook):
+        _train(hook, _Clock(monkeypatch), start=2, steps=3)
+        assert not capsys.readouterr().err.endswith("\n")
+    assert capsys.readouterr().err.endswith("\n")
 
 
 def test_bar(monkeypatch, capsys):
