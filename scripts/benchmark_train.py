@@ -20,6 +20,7 @@ perfect program would.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -29,6 +30,7 @@ import tempfile
 import time
 
 import numpy as np
+import tqdm
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, _ROOT)
@@ -46,12 +48,14 @@ def main(argv=None):
         work(arguments.worker, arguments.configuration)
         return
     rows = []
-    for configuration in configurations(arguments):
-        rows += compare(configuration, arguments)
-        print_table(rows, arguments)
-    if arguments.result:
-        with open(arguments.result, "w") as f:
-            json.dump(rows, f, indent=2)
+    try:
+        for configuration in tqdm.tqdm(list(configurations(arguments)), unit="configuration"):
+            rows += compare(configuration, arguments)
+            if arguments.result:
+                write_result(rows, arguments.result)
+    finally:  # An interruption loses nothing of what was measured.
+        if rows:
+            print_table(rows, arguments)
     if arguments.plot:
         plot(rows, arguments.plot)
 
@@ -226,45 +230,61 @@ def compare(configuration, arguments):
     names += [(runtime, "peak") for runtime in arguments.runtimes]
     workers, figures = {}, {}
     try:
-        for name in names:  # One after another: each start is timed.
-            workers[name] = _start(arguments.runtimes[name[0]], name[1], configuration)
-            figures[name] = {**_answer(workers[name], name), "seconds": []}
+        for runtime, part in names:  # One after another: each start is timed.
+            worker = _Worker(runtime, arguments.runtimes[runtime], part, configuration)
+            workers[runtime, part] = worker
+            figures[runtime, part] = {**worker.answer(), "seconds": []}
         for _ in range(arguments.turns):
             for name, worker in workers.items():
-                worker.stdin.write(f"{arguments.steps}\n")
-                answer = _answer(worker, name)
+                answer = worker.take_turn(arguments.steps)
                 figures[name]["seconds"].append(answer["seconds"])
                 figures[name]["memory_mb"] = answer["memory_mb"]
     finally:
         for worker in workers.values():
-            worker.kill()
-            worker.wait()
+            worker.end()
     return _rows(configuration, figures, next(iter(arguments.runtimes)))
 
 
-def _start(python, part, configuration):
-    command = [python, os.path.abspath(__file__), f"--worker={part}"]
-    command.append(f"--configuration={json.dumps(configuration)}")
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "BENCHMARK_STARTED": str(time.time())}
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        universal_newlines=True,
-        bufsize=1,
-        env=environment,
-    )
+class _Worker:
+    """A process of one runtime that measures one part, see `work`."""
 
+    def __init__(self, runtime, python, part, configuration):
+        self._name = f"{runtime} {part}"
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (see `end`)
+        command = [python, os.path.abspath(__file__), f"--worker={part}"]
+        command.append(f"--configuration={json.dumps(configuration)}")
+        environment = {"TF_CPP_MIN_LOG_LEVEL": "2", "BENCHMARK_STARTED": str(time.time())}
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            universal_newlines=True,
+            bufsize=1,
+            env={**os.environ, **environment},
+        )
 
-def _answer(worker, name):
-    """The next line of a worker that is a JSON object; others are some library's."""
-    for line in worker.stdout:
-        if line.startswith("{"):
-            return json.loads(line)
-    sys.exit(
-        f"benchmark_train.py: the process of {' '.join(name)} ended with status {worker.wait()}."
-    )
+    def take_turn(self, steps):
+        with contextlib.suppress(BrokenPipeError):  # It has ended: `answer` says why.
+            self._process.stdin.write(f"{steps}\n")
+        return self.answer()
+
+    def answer(self):
+        """The next line that is a JSON object; others are some library's."""
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        status = self._process.wait()
+        self._errors.seek(0)
+        reason = "".join(self._errors.readlines()[-5:])
+        sys.exit(
+            f"benchmark_train.py: the process of {self._name} ended with status {status}:\n{reason}"
+        )
+
+    def end(self):
+        self._process.kill()
+        self._process.wait()
+        self._errors.close()
 
 
 def _rows(configuration, figures, baseline):
@@ -302,8 +322,16 @@ def _rows(configuration, figures, baseline):
 # Reporting ---------------------------------------------------------------------------------------
 
 
+def write_result(rows, path):
+    """Replaces the JSON file as a whole."""
+    temporary = f"{path}.tmp{os.getpid()}"
+    with open(temporary, "w") as f:
+        json.dump(rows, f, indent=2)
+    os.replace(temporary, path)
+
+
 def print_table(rows, arguments):
-    """Prints all rows so far; the last table has them all."""
+    """Prints a table of all that was measured."""
     cores = len(os.sched_getaffinity(0))
     print(
         f"\n{arguments.image_size} pixels, {cores} cores, {arguments.turns} turns of "
@@ -321,8 +349,7 @@ def print_table(rows, arguments):
             f"{row['runtime']} | {row['seconds_per_step']:.3f} ({min(turns):.3f} to "
             f"{max(turns):.3f}) | {row['images_per_second']:.2f} | {row['of_peak']:.0%} | "
             f"{row['peak_memory_mb'] / 1000:.2f} GB | {row['first_step_seconds']:.1f} s | "
-            f"{ratio} |",
-            flush=True,
+            f"{ratio} |"
         )
 
 

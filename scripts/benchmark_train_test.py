@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from scripts import benchmark_train
+
 _SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "benchmark_train.py")
 
 
@@ -44,6 +46,36 @@ def test_figures_of_every_part(tmp_path):
     assert rows["frozen"]["against_eval"] and not rows["train"]["against_eval"]
     assert os.path.getsize(str(tmp_path / "plot.png")) > 1000
     assert "| 2/8 | 2 | frozen | this |" in done.stdout
+
+
+def test_what_was_measured_before_a_failure_is_kept(tmp_path, monkeypatch, capsys):
+    row = {
+        **{"num_cells": 2, "reduction_size": 8, "batch_size": 2, "part": "eval", "runtime": "this"},
+        **{"first_step_seconds": 3.0, "seconds_per_step": 0.5, "seconds_of_turns": [0.5, 0.6]},
+        **{"images_per_second": 4.0, "peak_memory_mb": 500.0, "of_peak": 0.25},
+        **{"against_first_runtime": 1.0, "against_eval": None},
+    }
+    measured = iter([[row]])
+
+    def compare(configuration, arguments):
+        for rows in measured:
+            return rows
+        sys.exit("the process of this eval ended with status 1")
+
+    monkeypatch.setattr(benchmark_train, "compare", compare)
+    path = str(tmp_path / "result.json")
+    with pytest.raises(SystemExit, match="status 1"):
+        benchmark_train.main(["--batch_sizes=2,4,8", f"--result={path}"])
+    with open(path) as f:
+        assert json.load(f) == [row]
+    assert capsys.readouterr().out.count("| 2/8 | 2 | eval | this |") == 1
+
+
+def test_worker_that_fails_says_why():
+    worker = benchmark_train._Worker("this", sys.executable, "no_such_part", {})
+    with pytest.raises(SystemExit, match=r"(?s)this no_such_part ended with status 1:.*KeyError"):
+        worker.answer()
+    worker.end()
 
 
 @pytest.mark.parametrize(
