@@ -424,7 +424,9 @@ class Run:
             tf.logging.info("Step %d is reached already: nothing to train.", max_steps)
             return
         summary_dir = self.model_dir if self.device.writes else None
-        throughput = ThroughputHook(self.hparams.train_batch_size, summary_dir)
+        throughput = ThroughputHook(
+            self.hparams.train_batch_size, summary_dir, every_n_steps=FLAGS.log_steps
+        )
         loss = LastValueHook("total_loss:0")
         shown = progress.ProgressHook(
             self.train_steps,
@@ -435,7 +437,7 @@ class Run:
         hooks = [
             *[throughput, loss, self.non_finite_hook()],
             interruption.StopHook(self.stopper, self.stop_file()),
-            *self.device.training_hooks(self.model_dir, self.checkpoint_steps),
+            *self.device.training_hooks(self.model_dir, self.checkpoint_steps, FLAGS.log_steps),
             shown,
         ]
         self.train_input.start_step = self.current_step()

@@ -64,13 +64,6 @@ _LOSS_SCALE = {
     "decr_ratio": 0.5,
 }
 
-_MASTER_VARIABLES = (
-    "CM_CHIEF_IP",
-    "CM_CHIEF_PORT",
-    "CM_CHIEF_DEVICE",
-    "CM_WORKER_SIZE",
-    "CM_WORKER_IP",
-)
 # The adapter replaces it with one whose every session asks for the NPU.
 _SESSION_INIT = tf.Session.__init__
 
@@ -300,8 +293,8 @@ class Accelerator:
                 tf.estimator.EvalSpec(input_fn),  # Nobody evaluates by it.
             )
 
-    def training_hooks(self, model_dir: str, save_checkpoints_steps: int) -> list:
-        """Hooks that training needs on this device, for the directory and steps of `estimator`."""
+    def training_hooks(self, model_dir: str, save_checkpoints_steps: int, log_steps: int) -> list:
+        """Hooks that training needs on this device; the arguments are those of `estimator`."""
         hooks = []
         if self.is_chief or not self.cluster:
             saver = QuickStartCheckpointSaverHook(model_dir, save_steps=save_checkpoints_steps)
@@ -379,7 +372,7 @@ class _Npu(Accelerator):
                 "The environment has no JOB_ID, which the Ascend adapter asks for: set it to any "
                 "number, as in `export JOB_ID=10087`."
             )
-        self.num_devices, rank = _ranks()
+        self.num_devices, rank = rank_table.from_environment()
         _check_files(options)
         self._adapter = _import_adapter()
         self.rank = self._adapter.get_rank_id() if rank is None else rank
@@ -431,9 +424,9 @@ class _Npu(Accelerator):
     def session_config(self, training=False):
         return tf.ConfigProto(allow_soft_placement=True, log_device_placement=False)
 
-    def training_hooks(self, model_dir, save_checkpoints_steps):
+    def training_hooks(self, model_dir, save_checkpoints_steps, log_steps):
         # The adapter's Estimator has its own way of saving between loops.
-        return [ScalarSummaryHook(model_dir)]
+        return [ScalarSummaryHook(model_dir, log_steps)]
 
     def estimator(
         self,
@@ -709,51 +702,6 @@ def _check_without_npu(name: str, options: Options):
     ]
     if ignored:
         tf.logging.info("Without effect, since they are for the NPU: %s", " ".join(ignored))
-
-
-def _ranks() -> Tuple[int, Optional[int]]:
-    """(number of devices, rank or None where the adapter alone knows it), from the environment.
-
-    Raises:
-        UserError: variables are missing, illegal, or do not go together; or a bad rank table.
-    """
-    if "CM_WORKER_SIZE" in os.environ:
-        return _master_worker_size(), None
-    size = _integer("RANK_SIZE", 1, 1 << 20, default=1)
-    rank = _integer("RANK_ID", 0, size - 1, default=0 if size == 1 else None)
-    table = os.environ.get("RANK_TABLE_FILE")
-    if table:
-        rank_table.check_file(table, size)
-    elif size > 1:
-        raise UserError(
-            f"RANK_SIZE={size} needs RANK_TABLE_FILE, the file that lists the devices: "
-            "scripts/rank_table.py makes one."
-        )
-    return size, rank
-
-
-def _master_worker_size() -> int:
-    """Number of devices where a chief collects them and there is no rank table."""
-    if "RANK_SIZE" in os.environ:
-        raise UserError(
-            "RANK_SIZE and CM_WORKER_SIZE are both set: use RANK_SIZE with a rank table, or the "
-            "CM_ variables without RANK_SIZE."
-        )
-    missing = [name for name in _MASTER_VARIABLES if not os.environ.get(name)]
-    if missing:
-        raise UserError(f"CM_WORKER_SIZE is set, but {', '.join(missing)} missing: set them too.")
-    return _integer("CM_WORKER_SIZE", 1, 1 << 20)
-
-
-def _integer(name: str, low: int, high: int, default: Optional[int] = None) -> int:
-    """An environment variable as a number."""
-    text = os.environ.get(name)
-    if text is None and default is not None:
-        return default
-    if text is None or not re.fullmatch(r"\d+", text) or not low <= int(text) <= high:
-        found = "is not set" if text is None else f"is {text!r}"
-        raise UserError(f"{name} {found} in the environment: expected {low} to {high}.")
-    return int(text)
 
 
 # The adapter -------------------------------------------------------------------------------------

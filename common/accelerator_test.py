@@ -9,7 +9,7 @@ import sys
 import pytest
 import tensorflow.compat.v1 as tf
 
-from common import accelerator, rank_table
+from common import accelerator, curves, rank_table
 from common.accelerator import Options
 from common.errors import UserError
 from testdata.npu_stand_in.installed import PATH, installed
@@ -340,6 +340,21 @@ def test_steps_must_fill_the_loops():
 def test_options_that_are_wrong(options, message):
     with installed(), pytest.raises(UserError, match=message):
         accelerator.choose("npu", Options(**options))
+
+
+def test_summaries_of_the_npu_are_as_often_as_the_flag_says(tmp_path):
+    directory = str(tmp_path)
+    with installed(), tf.Graph().as_default(), accelerator.CpuSession() as session:
+        step = tf.train.create_global_step()
+        tf.summary.scalar("loss", tf.cast(step, tf.float32))
+        (hook,) = accelerator.choose("npu").training_hooks(directory, 100, log_steps=3)
+        hook.begin()
+        for number in range(1, 9):
+            session.run(step.assign(number).op)
+            values = session.run(hook.before_run(None).fetches)
+            hook.after_run(None, tf.train.SessionRunValues(values, None, None))
+        tf.summary.FileWriterCache.get(directory).flush()
+    assert curves.read_scalars(directory) == {"loss": [(1, 1.0), (4, 4.0), (7, 7.0)]}
 
 
 # Without an NPU ----------------------------------------------------------------------------------

@@ -35,6 +35,9 @@ _EXAMPLE = (
     'expected something like {"cluster": {"worker": ["host0:2222", "host1:2222"]}, '
     '"task": {"type": "worker", "index": 0}}'
 )
+_ADVICE = (
+    "This process ends too; start all of them again, and training goes on from the last checkpoint."
+)
 _PROBE_SECONDS = 2
 _LOST_AFTER_SECONDS = 10
 _LOG_EVERY_SECONDS = 15
@@ -277,11 +280,6 @@ def _lost_message(cluster: Cluster, error: tf.errors.OpError) -> str:
     gone = [cluster.name(rank) for rank in cluster.others if not _answers(cluster.addresses[rank])]
     reason = _first_words(error.message)
     return f"Lost {', '.join(gone) or 'another process'} ({reason}). {_ADVICE}"
-
-
-_ADVICE = (
-    "This process ends too; start all of them again, and training goes on from the last checkpoint."
-)
 
 
 class ClusterHook(tf.train.SessionRunHook):

@@ -150,7 +150,7 @@ class ScalarSummaryHook(tf.train.SessionRunHook):
         every_n_steps: steps between two points.
     """
 
-    def __init__(self, summary_dir: str, every_n_steps: int = 100):
+    def __init__(self, summary_dir: str, every_n_steps: int):
         self._summary_dir = summary_dir
         self._timer = tf.train.SecondOrStepTimer(every_steps=every_n_steps)
 

@@ -1,4 +1,6 @@
-"""Rank tables: the JSON files that tell the processes of a training which device is whose.
+"""Ranks: which of the processes of a training has which device.
+
+A rank table is a JSON file:
 
     {"version": "1.0", "status": "completed", "server_count": "1",
      "server_list": [{"server_id": "127.0.0.1", "device": [
@@ -9,11 +11,65 @@ Ranks count from 0 over all servers, in the order of the list.
 
 import ipaddress
 import json
-from typing import Any, Dict, Sequence
+import os
+import re
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 from common.errors import UserError
 
 DEVICES_PER_SERVER = (1, 2, 4, 8)
+_MASTER_VARIABLES = (
+    "CM_CHIEF_IP",
+    "CM_CHIEF_PORT",
+    "CM_CHIEF_DEVICE",
+    "CM_WORKER_SIZE",
+    "CM_WORKER_IP",
+)
+
+
+def from_environment() -> Tuple[int, Optional[int]]:
+    """(number of devices, rank or None where the adapter alone knows it), from the environment.
+
+    Raises:
+        UserError: variables are missing, illegal, or do not go together; or a bad rank table.
+    """
+    if "CM_WORKER_SIZE" in os.environ:
+        return _master_worker_size(), None
+    size = _integer("RANK_SIZE", 1, 1 << 20, default=1)
+    rank = _integer("RANK_ID", 0, size - 1, default=0 if size == 1 else None)
+    table = os.environ.get("RANK_TABLE_FILE")
+    if table:
+        check_file(table, size)
+    elif size > 1:
+        raise UserError(
+            f"RANK_SIZE={size} needs RANK_TABLE_FILE, the file that lists the devices: "
+            "scripts/rank_table.py makes one."
+        )
+    return size, rank
+
+
+def _master_worker_size() -> int:
+    """Number of devices where a chief collects them and there is no rank table."""
+    if "RANK_SIZE" in os.environ:
+        raise UserError(
+            "RANK_SIZE and CM_WORKER_SIZE are both set: use RANK_SIZE with a rank table, or the "
+            "CM_ variables without RANK_SIZE."
+        )
+    missing = [name for name in _MASTER_VARIABLES if not os.environ.get(name)]
+    if missing:
+        raise UserError(f"CM_WORKER_SIZE is set, but {', '.join(missing)} missing: set them too.")
+    return _integer("CM_WORKER_SIZE", 1, 1 << 20)
+
+
+def _integer(name: str, low: int, high: int, default: Optional[int] = None) -> int:
+    """An environment variable as a number."""
+    text = os.environ.get(name)
+    if text is None and default is not None:
+        return default
+    if text is None or not re.fullmatch(r"\d+", text) or not low <= int(text) <= high:
+        found = "is not set" if text is None else f"is {text!r}"
+        raise UserError(f"{name} {found} in the environment: expected {low} to {high}.")
+    return int(text)
 
 
 def make(server_id: str, device_ids: Sequence[int], device_ips: Sequence[str]) -> Dict[str, Any]:
