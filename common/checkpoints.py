@@ -254,11 +254,6 @@ def _replace_best(directory: str, path: str):
             tf.io.gfile.remove(os.path.join(directory, file))
 
 
-def best(model_dir: str) -> Optional[str]:
-    """The checkpoint in `best/`, None if there is none."""
-    return tf.train.latest_checkpoint(os.path.join(model_dir, BEST))
-
-
 def _named(model_dir: str) -> Tuple[Optional[str], Optional[str]]:
     """(path that a directory's state file names or None, what is wrong with the state file)."""
     if not tf.io.gfile.exists(os.path.join(model_dir, _STATE)):
