@@ -18,6 +18,8 @@ from common.errors import UserError
 BEST = "best"
 _STATE = "checkpoint"
 _INDEX = re.compile(r"(?P<name>.+-(?P<step>\d+))\.index$")
+# A line of a reader's debug_string: name (DT_FLOAT) [3,3,8,16]
+_SHAPE = re.compile(r"^(\S+) \(\w+\) \[([\d,]*)\]", re.MULTILINE)
 # What a writer that was killed leaves: parts of a checkpoint, the state before it is renamed.
 _LEFTOVER = re.compile(
     r".+-\d+_temp_[0-9a-f]{32}$|.+-\d+\.index\.tempstate\d+$|checkpoint\.tmp[0-9a-f]{32}$|"
@@ -44,6 +46,15 @@ def open_checkpoint(path: str):
             f"Cannot read a checkpoint at {path}: {_first_line(error)} "
             "Expected a path like <model_dir>/model.ckpt-1000."
         ) from error
+
+
+def variable_shapes(reader) -> Dict[str, List[int]]:
+    """Shape of each variable of a checkpoint by its name, from what `open_checkpoint` returns.
+
+    TensorFlow 1.15's `get_variable_to_shape_map` never frees the names and shapes it returns.
+    """
+    lines = _SHAPE.findall(tf.compat.as_text(reader.debug_string()))
+    return {name: [int(size) for size in sizes.split(",") if size] for name, sizes in lines}
 
 
 def global_step(path: str) -> int:
@@ -105,7 +116,7 @@ def _problem(path: str, files: Tuple[tuple, ...]) -> Optional[str]:
     del files  # With other sizes or times it is not the same question.
     try:
         reader = tf.train.load_checkpoint(path)
-        for name in reader.get_variable_to_shape_map():
+        for name in variable_shapes(reader):
             reader.get_tensor(name)  # Compares the checksum.
     except _UNREADABLE as error:
         return f"It is damaged: {_first_line(error)}"
@@ -321,7 +332,7 @@ def check_restorable(path: str, variables: Dict[str, tf.Variable]):
     Raises:
         UserError: names the first variable that is missing or differs, and both shapes.
     """
-    shapes = open_checkpoint(path).get_variable_to_shape_map()
+    shapes = variable_shapes(open_checkpoint(path))
     for name, variable in variables.items():
         wanted = variable.shape.as_list()
         if shapes.get(name) != wanted:

@@ -1,5 +1,6 @@
 """Damaged, half-written, missing and best checkpoints."""
 
+import gc
 import glob
 import os
 import threading
@@ -213,3 +214,16 @@ def test_waiting_says_for_what_and_for_how_long(tmp_path, caplog):
         f"Waiting for a checkpoint newer than model.ckpt-7 in {directory}, for up to 0:00" in text
     )
     assert "No new checkpoint for 5 s: evaluation ends." in text
+
+
+def test_shapes_of_variables_are_tensorflows_and_are_freed(model_dir):
+    reader = checkpoints.open_checkpoint(_path(model_dir, 30))
+    shapes = checkpoints.variable_shapes(reader)
+    assert shapes == {"global_step": [], "weights": [1000]}
+    assert shapes == reader.get_variable_to_shape_map()
+    gc.collect()
+    before = len(gc.get_objects())
+    for _ in range(200):
+        checkpoints.variable_shapes(reader)
+    gc.collect()
+    assert len(gc.get_objects()) < before + 100  # With TensorFlow's there are 400 more.

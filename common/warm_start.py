@@ -98,7 +98,7 @@ def plan(
     Raises:
         UserError: `exclude` finds nothing, or (almost) nothing of the checkpoint fits.
     """
-    available = checkpoints.open_checkpoint(path).get_variable_to_shape_map()
+    available = checkpoints.variable_shapes(checkpoints.open_checkpoint(path))
     wanted = {replication.name(v): v.shape.as_list() for v in variables}
     choice = choose(wanted, available, exclude, averages)
     if exclude is not None and EXCLUDED not in choice.left_out.values():

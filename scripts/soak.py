@@ -3,15 +3,17 @@
 
     python scripts/soak.py --steps=2000
 
-Prints resident memory, open file handles, and what the model directory takes, once an interval.
-Ends with status 1 if any of them grows in the second half by more than a tenth (memory, disk) or by
-more than two (handles). Flags after `--` go to amoeba_net.py.
+Prints resident memory, open file handles, and what the model directory takes, once an interval, and
+in the end the medians of the first and of the last quarter of the rows. Ends with status 1 if any
+of them grows in the second half by more than a tenth (memory, disk) or by more than two (handles).
+Flags after `--` go to amoeba_net.py.
 """
 
 import argparse
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -27,6 +29,7 @@ _NETWORK = [
     *["--optimizer=momentum", "--lr=0.1", "--lr_decay_method=cosine"],
 ]
 _LOG_STEPS = 10
+_COLUMNS = {1: "memory, MB", 2: "handles", 3: "checkpoints, MB", 4: "other files, MB"}
 _STEP = re.compile(r"INFO:tensorflow:loss = \S+, step = (\d+)")
 
 
@@ -54,6 +57,7 @@ def main(argv=None):
             stderr=subprocess.STDOUT,
         )
     rows = watch(process, log_path, model_dir, arguments.interval)
+    print_trend(rows)
     problems = growth(rows)
     if process.returncode:
         problems.append(f"the training ended with status {process.returncode}; see {log_path}")
@@ -106,6 +110,17 @@ def disk(directory: str):
                 continue
             sizes["model.ckpt" in name or "model.ckpt" in place] += size
     return sizes[True] / 2**20, sizes[False] / 2**20
+
+
+def print_trend(rows):
+    """The medians of the first and of the last quarter of the rows."""
+    if not rows:
+        return
+    quarter = (len(rows) + 3) // 4
+    for column, what in _COLUMNS.items():
+        parts = rows[:quarter], rows[-quarter:]
+        first, last = (statistics.median(row[column] for row in part) for part in parts)
+        print(f"{what}: {first:.1f} in the first quarter, {last:.1f} in the last ({last - first:+.1f})")
 
 
 def growth(rows):
