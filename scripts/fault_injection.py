@@ -117,7 +117,7 @@ def parse_arguments(argv):
 
 
 def schedule(arguments, rng: random.Random) -> List[tuple]:
-    """(kind, step) of each fault, by step; no two kinds in an order of their own."""
+    """(kind, step) of each fault, by step; kinds and steps are drawn independently."""
     counts = (arguments.kills, arguments.terms, arguments.truncations, arguments.full_disks)
     kinds = [kind for kind, count in zip(KINDS, counts) for _ in range(count)]
     rng.shuffle(kinds)
@@ -137,7 +137,7 @@ def command(arguments, data: str, model_dir: str) -> List[str]:
 class Trainer:
     """Starts the training again and again."""
 
-    def __init__(self, arguments, data: str, directory: str, rng: random.Random, fills: str):
+    def __init__(self, arguments, data: str, directory: str, rng: random.Random, fills: bool):
         self.model_dir = os.path.join(directory, "model")
         self._command = command(arguments, data, self.model_dir)
         self._log = os.path.join(arguments.output, "faults.log")
@@ -159,7 +159,10 @@ class Trainer:
             )
         if fault and self._wait_for_step(process, step):
             self._inject(fault, process)
-        status = process.wait(timeout=_PATIENCE_SECONDS)
+        try:
+            status = process.wait(timeout=_PATIENCE_SECONDS)
+        finally:  # Nothing of it stays where it hangs, or where this program is interrupted.
+            process.kill()
         with contextlib.suppress(FileNotFoundError):
             os.remove(self._filler)
         first, steps = read_log(self._log)
@@ -171,9 +174,13 @@ class Trainer:
             unreadable = int(bool(named and checkpoints.problem(named)))
         latest = checkpoints.latest(self.model_dir)
         life = Life(
-            *(fault, status, first, first + steps),
-            checkpoints.global_step(latest) if latest else 0,
-            *(unreadable, round(time.monotonic() - started, 1)),
+            fault=fault,
+            status=status,
+            first_step=first,
+            last_step=first + steps,
+            checkpoint=checkpoints.global_step(latest) if latest else 0,
+            unreadable=unreadable,
+            seconds=round(time.monotonic() - started, 1),
         )
         self._lives += 1
         tqdm.tqdm.write(f"{self._lives}: {fault or 'to the end'}, {life}")
