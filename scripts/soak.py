@@ -120,7 +120,8 @@ def print_trend(rows):
     for column, what in _COLUMNS.items():
         parts = rows[:quarter], rows[-quarter:]
         first, last = (statistics.median(row[column] for row in part) for part in parts)
-        print(f"{what}: {first:.1f} in the first quarter, {last:.1f} in the last ({last - first:+.1f})")
+        change = f"{last - first:+.1f}"
+        print(f"{what}: {first:.1f} in the first quarter, {last:.1f} in the last ({change})")
 
 
 def growth(rows):
