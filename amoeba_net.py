@@ -519,6 +519,7 @@ class Run:
     def record(self, kind: str, checkpoint: str, step: int, metrics: dict, speed: dict):
         """Adds what was done to results.json."""
         gc.collect()  # A round's graph is garbage in cycles, of 100 MB, and collecting is rare.
+        allocator.return_free_memory()  # The next graph does not fit into its pieces.
         if not self.device.writes:
             return
         results.append_result(

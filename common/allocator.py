@@ -35,3 +35,13 @@ def keep_large_buffers(largest: Optional[int] = None) -> bool:
         settings.append((_M_ARENA_MAX, 1))
     accepted = [mallopt(name, value) == 1 for name, value in settings]
     return all(accepted)
+
+
+def return_free_memory():
+    """Gives what is free back to the kernel, where it would not be used soon or in other pieces.
+
+    For the end of a phase of a program; without glibc it does nothing.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
