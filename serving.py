@@ -35,6 +35,10 @@ _ATC = """\
 #
 #   bash {script} [BATCH_SIZE [SOC_VERSION]]
 set -euo pipefail
+if ! command -v atc >/dev/null; then
+  echo "{script}: there is no atc on PATH: source CANN's set_env.sh first." >&2
+  exit 1
+fi
 cd "$(dirname "${{BASH_SOURCE[0]}}")"
 batch=${{1:-64}}
 atc --model={graph} --framework=3 --output="amoeba_net_bs$batch" \\

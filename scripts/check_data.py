@@ -361,7 +361,8 @@ def main(argv):
             "splits": {split: report.as_dict() for split, report in reports.items()},
         }
         tfrecords.write_text(options.result, json.dumps(result, indent=2, sort_keys=True) + "\n")
-    print(f"{options.data_dir}: " + (f"{damage} damages." if damage else "sound."))
+    verdict = f"{damage} problem{'s' * (damage > 1)}" if damage else "sound"
+    print(f"{options.data_dir}: {verdict}.")
     sys.exit(1 if damage else 0)
 
 

@@ -192,7 +192,7 @@ class TestWithDatasetInfo:
             "validation-00000-of-00002",
             "validation-00001-of-00002",
         ]
-        assert "10 damages" in output
+        assert "10 problems." in output
 
     def test_flag_goes_before_dataset_info(self, data_dir):
         output, _ = _check(data_dir, "--num_label_classes=3", status=1)

@@ -94,6 +94,11 @@ def run_batches(frozen_graph: str, batches_dir: str, outputs_dir: str):
             graph.get_tensor_by_name(f"{name}:0")
             for name in (serving.FROZEN_INPUT, serving.FROZEN_OUTPUT)
         )
+        if not images.shape.is_compatible_with(shape):
+            raise UserError(
+                f"{batches_dir} has batches of shape {list(shape)}, and {frozen_graph} takes "
+                f"{images.shape}: write them with the --image_size of the network."
+            )
         for i in tqdm.trange(_num_batches(index), unit="batch"):
             values = _read_floats(os.path.join(batches_dir, f"{i}.bin"))
             answers = session.run(predictions, {images: values.reshape(shape)})

@@ -56,6 +56,11 @@ def test_write_run_and_score(tiny_model, tmp_path):
         *(f"--batches_dir={batches}", f"--outputs_dir={outputs}"),
     )
     assert ran.returncode == 0, ran.stderr
+    (batches / "batches.json").write_text(
+        (batches / "batches.json").read_text().replace('"image_size": 40', '"image_size": 39')
+    )
+    with pytest.raises(UserError, match=r"shape \[7, 39, 39, 3\], and .* takes \(\?, 40, 40, 3\)"):
+        offline_inference.run_batches(graph, str(batches), str(outputs))
     scored = run("score", f"--batches_dir={batches}", f"--outputs_dir={outputs}")
     found = re.findall(r"^top_(\d)_accuracy = ([\d.]+) \((\d+) of 60\)$", scored.stdout, re.M)
     assert {int(k): float(count) for k, _, count in found} == pytest.approx(evaluate(tiny_model))

@@ -22,7 +22,8 @@ the checkpoint in the model directory, if there is one.
 
   --data_path=DIR        TFRecord files of ImageNet; overrides DATA_DIR
   --output_path=DIR      checkpoints, logs and results.json; overrides MODEL_DIR;
-                         default: $scripts/output/<device>/ckpt
+                         default: $scripts/output/<device>/ckpt; to measure the speed
+                         .../performance, which is emptied first
   --batch_size=N         images a step on each device (64)
   --train_epochs=N       epochs to train
   --train_steps=N        global step to train to; overrides the epochs
@@ -215,6 +216,10 @@ train() {
   local first=0 rank status started=$SECONDS start_time
   start_time=$(date +%s)
   ((devices == 1)) && first=${ASCEND_DEVICE_ID:-0}
+  if [[ -z ${MODEL_DIR:-} && $kind == perf ]]; then
+    MODEL_DIR=$scripts/output/$first/performance
+    rm -rf "$MODEL_DIR" # A training that is complete would not be measured again.
+  fi
   MODEL_DIR=${MODEL_DIR:-$scripts/output/$first/ckpt}
   export JOB_ID=${JOB_ID:-10087}
   collect_flags

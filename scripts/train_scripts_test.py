@@ -261,6 +261,16 @@ def test_checkpoints_are_left_for_a_resume(copy, tmp_path):
     assert (model / "checkpoint").read_text() == "kept"
 
 
+def test_speed_is_measured_anew_each_time(copy):
+    for _ in range(2):
+        status, printed = copy.run("train_performance_1p.sh", f"--data_path={copy.data}")
+        assert status == 0, printed
+        model = os.path.join(copy.scripts, "output", "0", "performance")
+        assert copy.call(model)[0]["mode"] == "train"
+        assert not os.path.exists(os.path.join(model, "earlier"))
+        open(os.path.join(model, "earlier"), "w").close()
+
+
 @pytest.mark.parametrize("name", ["train_full_1p.sh", "train_performance_1p.sh"])
 def test_crash_is_the_scripts_status_and_prints_no_results(name, copy, tmp_path):
     arguments = [f"--data_path={copy.data}", f"--output_path={tmp_path / 'model'}"]
