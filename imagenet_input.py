@@ -298,8 +298,8 @@ class InputPipeline:
         return max(1, len(os.sched_getaffinity(0)) // processes)
 
     def _parallel_calls(self) -> int:
-        """Images on the way: they leave in order, and none is to wait for a slow one before it."""
-        return 4 * self._threads()
+        """Twice the threads: while one call reads or waits, another computes."""
+        return 2 * self._threads()
 
     def _options(self) -> tf.data.Options:
         """Threads of its own, none of which is split further: images are what is parallel."""

@@ -36,7 +36,10 @@ _NOT_COPIED = shutil.ignore_patterns(
 )
 _NUMBER = r"\d+(?:\.\d+)?"
 # Of programs that are not here.
-_FOREIGN_FLAGS = {"build", "device", "fix", "help", "helpfull", "logdir", "model_base_path", "rm"}
+_FOREIGN_FLAGS = {
+    *("build", "device", "fix", "help", "helpfull", "logdir", "model_base_path", "rm"),
+    "soc_version",
+}
 
 
 class Block(NamedTuple):
