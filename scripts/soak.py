@@ -36,7 +36,8 @@ _STEP = re.compile(r"INFO:tensorflow:loss = \S+, step = (\d+)")
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--interval", type=int, default=200, help="steps between two rows")
+    # As many as between two evaluations: memory grows within each such round, and is then returned.
+    parser.add_argument("--interval", type=int, default=180, help="steps between two rows")
     parser.add_argument("--output", default=os.path.join(ROOT, "quickstart_run", "soak"))
     parser.add_argument("flags", nargs="*", help="of amoeba_net.py, after --")
     arguments = parser.parse_args(argv)
