@@ -354,18 +354,34 @@ def print_table(rows, arguments):
 
 
 def plot(rows, path):
-    """Draws images/s over batch sizes, a line for each part, runtime and network."""
+    """Draws images/s over batch sizes, a line for each part, runtime and network.
+
+    Bars go from the slowest to the fastest turn; dashed is what the peak would be.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5))
     axes = figure.add_subplot()
     lines = {}
+    several = len({row["runtime"] for row in rows}) > 1
     for row in rows:
-        name = (row["part"], row["runtime"], f"{row['num_cells']}/{row['reduction_size']}")
-        lines.setdefault(name, []).append((row["batch_size"], row["images_per_second"]))
+        runtime = [row["runtime"]] if several else []
+        name = (row["part"], *runtime, f"{row['num_cells']}/{row['reduction_size']}")
+        lines.setdefault(name, []).append(row)
     for name, points in lines.items():
-        axes.plot(*zip(*sorted(points)), marker="o", label=", ".join(name))
-    axes.set(xlabel="batch size", ylabel="images/s", ylim=(0, None))
+        points.sort(key=lambda row: row["batch_size"])
+        batch_sizes = [row["batch_size"] for row in points]
+        speeds = np.array([row["images_per_second"] for row in points])
+        turns = [row["batch_size"] / np.array(row["seconds_of_turns"]) for row in points]
+        ranges = [speeds - [t.min() for t in turns], [t.max() for t in turns] - speeds]
+        bars = axes.errorbar(
+            batch_sizes, speeds, ranges, marker="o", capsize=3, label=", ".join(name)
+        )
+        peaks = speeds / [row["of_peak"] for row in points]
+        axes.plot(batch_sizes, peaks, linestyle="--", color=bars.lines[0].get_color(), alpha=0.5)
+    axes.set_xscale("log", base=2)
+    axes.set(xlabel="batch size", ylabel="images/s (dashed: at the matrix peak)", ylim=(0, None))
+    axes.xaxis.set_major_formatter("{x:.0f}")
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120, bbox_inches="tight")
