@@ -21,7 +21,6 @@ from absl import app, flags
 from tensorflow.python.util import deprecation
 
 import amoeba_net_model
-import imagenet_input
 import model_builder
 import model_specs
 import prediction
@@ -180,9 +179,7 @@ def main(argv):
         settings.scale_learning_rate(FLAGS, hparams)
         settings.check_directories(FLAGS, hparams)
         device = settings.choose_device(FLAGS)
-        # On the host's own CPU whole layers are buffers too; else batches are the largest.
-        batch_bytes = None if device.computes_on_host else imagenet_input.batch_bytes(hparams)
-        allocator.keep_large_buffers(batch_bytes)
+        allocator.keep_large_buffers()
         run_mode(hparams, device)
     except cluster.LostPeerError as error:
         cluster.end_process(error)

@@ -77,12 +77,6 @@ def check_num_eval_images(data_dir: str, hparams: HParams):
         tf.logging.warning("%d images are there, and %d are to be evaluated.", found, wanted)
 
 
-def batch_bytes(hparams: HParams) -> int:
-    """Bytes of the largest batch of images."""
-    batch_size = max(hparams.train_batch_size, hparams.eval_batch_size)
-    return batch_size * hparams.image_size**2 * 3 * np.dtype(np.float32).itemsize
-
-
 class InputPipeline:
     """Batches of the training or of the validation images.
 

@@ -277,7 +277,7 @@ def work(name: str):
     """
     is_naive = name.startswith("naive")
     if not is_naive:
-        allocator.keep_large_buffers(imagenet_input.batch_bytes(_hparams()))
+        allocator.keep_large_buffers()
     with tf.Graph().as_default(), tf.Session() as session:
         iterator = tf.data.make_initializable_iterator(PIPELINES[name]())
         batch = tf.group(iterator.get_next())
@@ -386,7 +386,7 @@ def report(figures: dict):
 
 def read_epochs(epochs: int):
     """Prints time and memory of each epoch of the training pipeline, at most twenty lines."""
-    allocator.keep_large_buffers(imagenet_input.batch_bytes(_hparams()))
+    allocator.keep_large_buffers()
     files = tfrecords.find_shards(FLAGS.data_dir, "train")
     batches = tfrecords.count_records(files) // FLAGS.batch_size
     with tf.Graph().as_default(), tf.Session() as session:
