@@ -312,21 +312,13 @@ class Run:
             self.evaluate(checkpoints.resolve(FLAGS.checkpoint_path))
             return
         for checkpoint in checkpoints.wait_for_new(self.model_dir, FLAGS.eval_timeout):
-            try:
+            consequence = f"{checkpoint} was deleted during its evaluation: taking the next one."
+            with checkpoints.warning_if_deleted(checkpoint, consequence):
                 step = checkpoints.global_step(checkpoint)
                 self.evaluate(checkpoint)
-            except (UserError, tf.errors.NotFoundError):
-                if checkpoints.exists(checkpoint):
-                    raise
-                tf.logging.warning(
-                    "%s was deleted during its evaluation: taking the next one. A larger "
-                    "--keep_checkpoint_max of the training keeps them longer.",
-                    checkpoint,
-                )
-                continue
-            if step >= self.train_steps:
-                tf.logging.info("Evaluated the last step, %d.", step)
-                return
+                if step >= self.train_steps:
+                    tf.logging.info("Evaluated the last step, %d.", step)
+                    return
 
     def train_and_eval_mode(self):
         """Evaluates every `num_epochs_per_eval` epochs; a finished run once."""

@@ -107,7 +107,6 @@ class Accelerator:
         gate_gradients: how `compute_gradients` orders gradients and updates.
         skips_steps: whether the wrapped optimizer leaves out steps whose gradients overflow.
             `global_step` does not advance then, and nothing else may move.
-        computes_on_host: whether the network's buffers are in the host's memory.
         replicates: whether several devices do one step as TensorFlow's replicas of it, under a
             `tf.distribute` strategy.
     """
@@ -118,7 +117,6 @@ class Accelerator:
     # Resource variables need no gate, and without one an update starts as its gradient is there.
     gate_gradients = tf.train.Optimizer.GATE_NONE
     skips_steps = False
-    computes_on_host = True
 
     def __init__(
         self, options: Optional[Options] = None, cluster: Optional[clusters.Cluster] = None
@@ -319,7 +317,6 @@ class _Gpu(Accelerator):
     """A GPU; mixed precision is TensorFlow's own rewriting of the graph."""
 
     name = "gpu"
-    computes_on_host = False
 
     def __init__(self, options: Options, cluster: Optional[clusters.Cluster] = None):
         super().__init__(options, cluster)
@@ -360,7 +357,6 @@ class _Npu(Accelerator):
     """An Ascend 910, or one of several that train together, through the adapter."""
 
     name = "npu"
-    computes_on_host = False
     replicates = False
     # The order of updates on the device is the adapter's, and this is the gate it is made for.
     gate_gradients = tf.train.Optimizer.GATE_OP

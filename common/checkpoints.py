@@ -1,5 +1,6 @@
 """Checkpoints: what is in one, whether it is whole, which is the newest, and the best."""
 
+import contextlib
 import datetime
 import functools
 import math
@@ -101,6 +102,24 @@ def resolve(path: str) -> str:
             f"There is no checkpoint in {path}: train first, or name another directory."
         )
     return newest
+
+
+@contextlib.contextmanager
+def warning_if_deleted(path: str, consequence: str):
+    """Around what reads a checkpoint: a warning in place of an error that its deletion explains.
+
+    Args:
+        path: the checkpoint, which a training may delete at any time.
+        consequence: what that means here, as a sentence.
+    """
+    try:
+        yield
+    except (UserError, tf.errors.NotFoundError):
+        if exists(path):
+            raise
+        tf.logging.warning(
+            "%s A larger --keep_checkpoint_max of the training keeps them longer.", consequence
+        )
 
 
 def problem(path: str) -> Optional[str]:

@@ -76,23 +76,16 @@ def keep_best(
         return best
     if best and best["top_1_accuracy"] >= top_1_accuracy:
         return best
-    try:
+    consequence = f"The best accuracy so far, but {checkpoint} was deleted before it could be kept."
+    with checkpoints.warning_if_deleted(checkpoint, consequence):
         checkpoints.keep_best(model_dir, checkpoint)
-    except (UserError, tf.errors.NotFoundError):
-        if checkpoints.exists(checkpoint):
-            raise
-        tf.logging.warning(
-            "The best accuracy so far, but %s was deleted before it could be kept. A larger "
-            "--keep_checkpoint_max of the training keeps them longer.",
-            checkpoint,
-        )
-        return best
-    tf.logging.info("The best accuracy so far: %s is kept in best/ too.", checkpoint)
-    return {
-        "checkpoint": os.path.join(checkpoints.BEST, os.path.basename(checkpoint)),
-        "global_step": step,
-        "top_1_accuracy": top_1_accuracy,
-    }
+        tf.logging.info("The best accuracy so far: %s is kept in best/ too.", checkpoint)
+        best = {
+            "checkpoint": os.path.join(checkpoints.BEST, os.path.basename(checkpoint)),
+            "global_step": step,
+            "top_1_accuracy": top_1_accuracy,
+        }
+    return best
 
 
 def _evaluations(model_dir: str) -> List[Dict[str, Any]]:
