@@ -26,20 +26,14 @@ import model_specs
 import prediction
 import serving
 import settings
-from common import (
-    accelerator,
-    allocator,
-    checkpoints,
-    cluster,
-    curves,
-    interruption,
-    nonfinite,
-    progress,
-    results,
-    storage,
-)
+from common import curves, results, storage
+from common.checkpoints import checkpoints
+from common.data import allocator
+from common.devices import accelerator
+from common.distribution import cluster
 from common.errors import UserError
-from common.hooks import LastValueHook, SessionTimingHook, ThroughputHook
+from common.hooks import interruption, nonfinite, progress
+from common.hooks.hooks import LastValueHook, SessionTimingHook, ThroughputHook
 from common.hparams import HParams
 
 MODES = ("train", "eval", "train_and_eval", "predict", "export")

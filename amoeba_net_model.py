@@ -7,11 +7,14 @@ import tensorflow.compat.v1 as tf
 
 import model_builder
 import network_utils
-from common import checkpoints, nonfinite, replication, results, warm_start
-from common.accelerator import Accelerator
-from common.checkpoints import average_name
+from common import results
+from common.checkpoints import checkpoints, warm_start
+from common.checkpoints.checkpoints import average_name
+from common.devices.accelerator import Accelerator
+from common.distribution import replication
 from common.errors import UserError
-from common.hooks import LoadEMAHook, SessionTimingHook  # noqa: F401 (the original's names)
+from common.hooks import nonfinite
+from common.hooks.hooks import LoadEMAHook, SessionTimingHook  # noqa: F401 (the original's names)
 from common.hparams import HParams
 from imagenet_input import PADDING_LABEL, InputPipeline  # noqa: F401
 

@@ -6,7 +6,7 @@ import scipy.special
 import tensorflow.compat.v1 as tf
 
 import amoeba_net_model
-from common import checkpoints
+from common.checkpoints import checkpoints
 from common.errors import UserError
 
 _MODES = tf.estimator.ModeKeys

@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 import zlib
 
 import numpy as np
@@ -11,7 +12,9 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
 import amoeba_net_model
-from common import tfrecords
+from common.data import tfrecords
+
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "test"))
 
 _PHOTO_SIZES = ((640, 427), (300, 200), (97, 61), (40, 160), (33, 33))
 

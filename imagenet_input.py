@@ -9,8 +9,8 @@ import tensorflow.compat.v1 as tf
 from google.protobuf.message import DecodeError
 
 import inception_preprocessing
-from common import tfrecords
-from common.bad_records import NO_RECORD, BadRecords
+from common.data import tfrecords
+from common.data.bad_records import NO_RECORD, BadRecords
 from common.errors import UserError
 from common.hparams import HParams
 

@@ -15,7 +15,8 @@ from PIL import Image
 
 import amoeba_net_model
 import imagenet_input
-from common import results, tfrecords
+from common import results
+from common.data import tfrecords
 from common.errors import UserError
 
 NUM_CLASSES = 101

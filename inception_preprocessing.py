@@ -250,7 +250,7 @@ def _mirror(image, noise):
 def _fused_distortion():
     """The module that does all of it in one pass, or None where it cannot be used."""
     try:
-        from common import fused_distortion
+        from common.data import fused_distortion
     except ImportError as error:
         tf.logging.info("Training images are made without numba, more slowly: %s.", error)
         return None

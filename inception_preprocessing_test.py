@@ -13,7 +13,8 @@ from sklearn.datasets import load_sample_images
 
 import common
 import inception_preprocessing
-from scripts import augmentation_sheet, benchmark_input
+from scripts.benchmarks import benchmark_input
+from scripts.docs import augmentation_sheet
 
 SIZE = 64
 

@@ -9,7 +9,7 @@ import tf_slim as slim
 
 import model_specs
 import network_utils
-from common import replication
+from common.distribution import replication
 from common.hparams import HParams
 
 AUX_LOSS_WEIGHT = 0.4

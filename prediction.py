@@ -13,7 +13,8 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 import inception_preprocessing
-from common import accelerator, image_sources, tfrecords
+from common.data import image_sources, tfrecords
+from common.devices import accelerator
 from common.errors import UserError
 from common.hparams import HParams
 

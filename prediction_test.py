@@ -17,7 +17,7 @@ from PIL import Image
 import amoeba_net_model
 import prediction
 import serving
-from common import accelerator
+from common.devices import accelerator
 from common.errors import UserError
 
 pytestmark = pytest.mark.xdist_group("tiny_model")

@@ -14,8 +14,10 @@ import tensorflow.compat.v1 as tf
 
 import amoeba_net_model
 import inception_preprocessing
-from common import accelerator, imagenet, tfrecords
+from common import imagenet
 from common.batch_norm_folding import fold_batch_norms
+from common.data import tfrecords
+from common.devices import accelerator
 from common.errors import UserError
 from common.hparams import HParams
 

@@ -11,7 +11,8 @@ import tensorflow.compat.v1 as tf
 
 import amoeba_net_model
 import serving
-from common import inference_warmup, tfrecords
+from common import inference_warmup
+from common.data import tfrecords
 from common.errors import UserError
 from conftest import write_random_checkpoint
 

@@ -13,10 +13,12 @@ import amoeba_net_model
 import imagenet_input
 import model_builder
 import serving
-from common import accelerator, checkpoints, cluster, warm_start
+from common.checkpoints import checkpoints, warm_start
+from common.data.tfrecords import read_dataset_info
+from common.devices import accelerator
+from common.distribution import cluster
 from common.errors import UserError
 from common.hparams import HParams
-from common.tfrecords import read_dataset_info
 
 # Bounds that the value itself may not reach, which absl's bounds cannot say.
 ABOVE_0 = (

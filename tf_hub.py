@@ -25,7 +25,9 @@ import model_builder
 import network_utils
 import serving
 import settings
-from common import accelerator, checkpoints, tfrecords
+from common.checkpoints import checkpoints
+from common.data import tfrecords
+from common.devices import accelerator
 from common.errors import UserError
 from common.hparams import HParams
 

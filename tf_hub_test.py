@@ -12,7 +12,7 @@ import tensorflow_hub as hub
 
 import amoeba_net_model
 import tf_hub
-from common import accelerator
+from common.devices import accelerator
 from common.errors import UserError
 
 pytestmark = pytest.mark.xdist_group("tiny_model")

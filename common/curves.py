@@ -6,7 +6,7 @@ from typing import Dict, List, Tuple
 
 import tensorflow.compat.v1 as tf
 
-from common import tfrecords
+from common.data import tfrecords
 from common.errors import UserError
 
 FILE_NAME = "curves.png"

@@ -9,7 +9,8 @@ from typing import Any, Dict, List, Optional
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from common import checkpoints, locks
+from common import locks
+from common.checkpoints import checkpoints
 from common.errors import UserError
 
 FILE_NAME = "results.json"

@@ -11,7 +11,7 @@ from typing import Optional
 
 import tensorflow.compat.v1 as tf
 
-from common import checkpoints
+from common.checkpoints import checkpoints
 from common.errors import UserError
 
 LOCK = ".lock"

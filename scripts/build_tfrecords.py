@@ -14,7 +14,7 @@ The source directory holds one of:
   --validation_fraction becomes the validation set, class by class. Labels are 1..N in the order of
   the folders' names.
 
-Label 0 is background, which no image has. What the output holds is in common/tfrecords.py.
+Label 0 is background, which no image has. What the output holds is in common/data/tfrecords.py.
 
 JPEG files that are RGB or grey are stored as they are, byte for byte. PNG, GIF (its first frame),
 BMP, WebP, TIFF and CMYK JPEG become RGB JPEG of quality 95, whatever the file's name says;
@@ -48,7 +48,7 @@ import tensorflow.compat.v1 as tf
 import tqdm
 from absl import app, flags
 
-from common import image_sources, parallel, tfrecords
+from common.data import image_sources, parallel, tfrecords
 from common.errors import UserError
 
 BYTES_PER_SHARD = 128 << 20

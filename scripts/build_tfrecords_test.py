@@ -16,7 +16,8 @@ import tensorflow.compat.v1 as tf
 from absl import flags
 from PIL import Image
 
-from common import imagenet, tfrecords
+from common import imagenet
+from common.data import tfrecords
 from common.errors import UserError
 from scripts import build_tfrecords
 

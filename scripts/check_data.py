@@ -25,7 +25,8 @@ import tqdm
 from absl import app, flags
 from google.protobuf.message import DecodeError
 
-from common import imagenet, parallel, tfrecords
+from common import imagenet
+from common.data import parallel, tfrecords
 from common.errors import UserError
 
 MAX_DAMAGE_LINES = 50

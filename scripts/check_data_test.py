@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common import tfrecords
+from common.data import tfrecords
 from scripts import build_tfrecords, check_data
 
 

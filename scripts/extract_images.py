@@ -16,7 +16,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import tensorflow.compat.v1 as tf
 
-from common import tfrecords
+from common.data import tfrecords
 from common.errors import UserError
 
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from common import tfrecords
+from common.data import tfrecords
 from scripts import extract_images
 
 

@@ -22,7 +22,9 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 
 import amoeba_net_model
-from common import results, tfrecords, warm_start
+from common import results
+from common.checkpoints import warm_start
+from common.data import tfrecords
 from common.errors import UserError
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

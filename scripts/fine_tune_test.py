@@ -13,7 +13,9 @@ from PIL import Image
 from scipy.misc import face
 from sklearn.datasets import load_sample_images
 
-from common import accelerator, results, tfrecords
+from common import results
+from common.data import tfrecords
+from common.devices import accelerator
 from scripts import fine_tune
 
 _SCRIPTS = os.path.dirname(os.path.abspath(__file__))

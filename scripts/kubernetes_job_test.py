@@ -6,7 +6,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from common import cluster
+from common.distribution import cluster
 
 _PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "kubernetes_job.yaml")
 _KUBERNETES = "1.28"

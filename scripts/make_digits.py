@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-from common import tfrecords
+from common.data import tfrecords
 
 SIZE = 80
 NUM_SHARDS = {"train": 4, "validation": 2}

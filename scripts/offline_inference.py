@@ -26,7 +26,8 @@ import tqdm
 import amoeba_net_model
 import imagenet_input
 import serving
-from common import accelerator, tfrecords
+from common.data import tfrecords
+from common.devices import accelerator
 from common.errors import UserError
 
 INDEX = "batches.json"

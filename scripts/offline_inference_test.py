@@ -11,7 +11,7 @@ import tensorflow.compat.v1 as tf
 
 import amoeba_net_model
 import serving
-from common import accelerator
+from common.devices import accelerator
 from common.errors import UserError
 from scripts import offline_inference
 

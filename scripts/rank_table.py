@@ -16,7 +16,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import json
 
-from common import rank_table
+from common.devices import rank_table
 from common.errors import UserError
 
 

@@ -12,10 +12,12 @@ import time
 
 import numpy as np
 import pytest
+from npu_stand_in.installed import PATH
 from PIL import Image
 
-from common import rank_table, results, tfrecords
-from testdata.npu_stand_in.installed import PATH
+from common import results
+from common.data import tfrecords
+from common.devices import rank_table
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _FILES = (

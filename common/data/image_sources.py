@@ -1,0 +1,399 @@
+"""Where labelled images come from: ImageNet as it is distributed, or one folder a class.
+
+Nothing is extracted or copied: an image is a range of bytes of a file. What a source directory may
+hold is in the docstring of scripts/build_tfrecords.py, whose flags the messages name.
+"""
+
+import collections
+import io
+import os
+import random
+import re
+import tarfile
+
+import numpy as np
+import tqdm
+from PIL import Image as PilImage
+
+from common import imagenet
+from common.data import tfrecords
+from common.errors import UserError
+
+# Of image files, in small or capital letters.
+IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+JPEG_QUALITY = 95
+GROUND_TRUTH_FILES = (
+    "imagenet_2012_validation_synset_labels.txt",
+    "ILSVRC2012_validation_ground_truth.txt",
+    "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt",
+)
+
+# A range of bytes of a file: a whole image file, or a member of a tar, which is never extracted.
+Image = collections.namedtuple("Image", "name path offset size label")
+
+# classes: [(short name, text)] in label order, [0] having label 1; splits: {split: [Image]}.
+Source = collections.namedtuple("Source", "kind classes splits")
+
+# What to_jpeg makes of an image file. converted_from: '' if the bytes were kept as they are.
+Jpeg = collections.namedtuple("Jpeg", "encoded height width channels converted_from")
+
+
+def find_source(
+    source_dir, kind="auto", seed=0, fraction=None, ground_truth=None, synset_list=None
+):
+    """Lists a source's images.
+
+    Args:
+      source_dir: directory; the module's docstring says what may be in it.
+      kind: 'auto', 'imagenet' or 'folders'.
+      seed: of the choice of a validation set from folders.
+      fraction: folders without a validation set: the part of each class that becomes one, 0..1.
+      ground_truth: ImageNet: path of the labels of validation images that are not in folders.
+      synset_list: ImageNet: path of the meaning of numbers in `ground_truth`.
+
+    Returns:
+      A Source. Splits without images are left out.
+
+    Raises:
+      UserError: something is missing, or a flag is of the other kind.
+    """
+    if kind == "auto":
+        kind = "imagenet" if _looks_like_imagenet(source_dir) else "folders"
+        print(f"{source_dir}: taken for {kind} (--source_kind can say otherwise).")
+    if kind == "imagenet":
+        if fraction is not None:
+            raise UserError("--validation_fraction is for folders; ImageNet has its own split.")
+        return _imagenet(source_dir, ground_truth, synset_list)
+    for name, path in (("validation_ground_truth", ground_truth), ("synset_list", synset_list)):
+        if path is not None:
+            raise UserError(f"--{name} is for ImageNet; folders name their own classes.")
+    return _folders(source_dir, fraction, seed)
+
+
+def _looks_like_imagenet(source_dir):
+    if any(os.path.exists(_tar(source_dir, split)) for split in ("train", "val")):
+        return True
+    train = os.path.join(source_dir, "train")
+    return os.path.isdir(train) and set(_subdirs(train)) == set(imagenet.label_of_synset())
+
+
+def _imagenet(source_dir, ground_truth, synset_list):
+    labels = imagenet.label_of_synset()
+    train_tar, train_dir = _tar(source_dir, "train"), os.path.join(source_dir, "train")
+    splits = {}
+    if os.path.exists(train_tar):
+        splits["train"] = _list_imagenet_train_tar(train_tar, labels)
+    elif os.path.isdir(train_dir):
+        splits["train"] = _list_class_folders(train_dir, labels)
+    _check_synsets(source_dir, splits.get("train", []))
+
+    val_tar, val_dir = _tar(source_dir, "val"), _validation_dir(source_dir)
+    if os.path.exists(val_tar):
+        images = _list_tar(val_tar)
+    elif val_dir and _subdirs(val_dir):
+        images = splits["validation"] = _list_class_folders(val_dir, labels)
+    else:
+        images = _list_files(val_dir) if val_dir else []
+    if images and "validation" not in splits:
+        truth = _read_ground_truth(*_ground_truth_files(source_dir, ground_truth, synset_list))
+        splits["validation"] = _label_validation(images, truth, labels)
+
+    for split in tfrecords.SPLITS:
+        if not splits.get(split):
+            print(f"{source_dir}: no {split} images of ImageNet; this split is not made.")
+    return Source("imagenet", imagenet.synsets(), {k: v for k, v in splits.items() if v})
+
+
+def _folders(source_dir, fraction, seed):
+    train_dir, val_dir = os.path.join(source_dir, "train"), _validation_dir(source_dir)
+    has_train = os.path.isdir(train_dir)
+    if val_dir and not has_train:
+        raise UserError(f"{source_dir} has {os.path.basename(val_dir)}/ but no train/ beside it.")
+    if val_dir and fraction is not None:
+        raise UserError(f"--validation_fraction={fraction}: {val_dir} is there; give up one.")
+
+    classes_dir = train_dir if has_train else source_dir
+    folders = _subdirs(classes_dir)
+    if not folders:
+        raise UserError(
+            f"{classes_dir} has no class folders; expected are <class>/*.jpg and the like, in "
+            "it or in train/ and validation/."
+        )
+    odd = [folder for folder in folders if not folder.isprintable()]
+    if odd:
+        raise UserError(f"{classes_dir} has a class folder with an unprintable name: {odd[0]!r}.")
+    labels = {folder: label for label, folder in enumerate(folders, 1)}
+    images = _list_class_folders(classes_dir, labels)
+    empty = set(labels.values()).difference(image.label for image in images)
+    if empty:
+        raise UserError(f"{os.path.join(classes_dir, folders[min(empty) - 1])} has no image in it.")
+
+    if val_dir:
+        splits = {"train": images, "validation": _list_class_folders(val_dir, labels)}
+    else:
+        splits = _split(images, 0.1 if fraction is None else fraction, seed)
+    # Folders are often named after WordNet, as ImageNet's are.
+    texts = dict(imagenet.synsets())
+    classes = [(folder, texts.get(folder, folder)) for folder in folders]
+    return Source("folders", classes, {k: v for k, v in splits.items() if v})
+
+
+def _split(images, fraction, seed):
+    """Divides images into training and validation, class by class."""
+    by_label = {}
+    for image in images:
+        by_label.setdefault(image.label, []).append(image)
+    splits = {"train": [], "validation": []}
+    for label, members in sorted(by_label.items()):
+        random.Random(f"{seed}/validation/{label}").shuffle(members)
+        count = round(len(members) * fraction)
+        if fraction:
+            # Both splits see every class that has two images.
+            count = min(max(count, 1), len(members) - 1)
+        splits["validation"] += members[:count]
+        splits["train"] += members[count:]
+    return splits
+
+
+def _list_class_folders(directory, labels):
+    """Lists the images of directory/<class>/**, in a fixed order."""
+    folders = _subdirs(directory)
+    unknown = [folder for folder in folders if folder not in labels]
+    if unknown:
+        raise UserError(
+            f"{directory} has {len(unknown)} folders that are not among the {len(labels)} "
+            f"classes, first {unknown[0]}."
+        )
+    images, others = [], collections.Counter()
+    for folder in tqdm.tqdm(folders, f"Listing {directory}", unit=" folders", leave=False):
+        for image in _list_files(os.path.join(directory, folder), others):
+            name = os.path.join(folder, image.name)
+            images.append(image._replace(name=name, label=labels[folder]))
+    if others:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+        print(f"{directory}: left aside as no images by their names: {kinds}.")
+    return images
+
+
+def _list_files(directory, others=None):
+    """Lists the image files anywhere under a directory, counting others by their suffix."""
+    images = []
+    for parent, folders, files in os.walk(directory, followlinks=True):
+        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
+        for file in sorted(files):
+            path = os.path.join(parent, file)
+            suffix = os.path.splitext(file)[1].lower()
+            if suffix in IMAGE_SUFFIXES and not file.startswith("."):
+                name = os.path.relpath(path, directory)
+                images.append(Image(name, path, 0, os.path.getsize(path), None))
+            elif others is not None:
+                others[suffix or "without a suffix"] += 1
+    return images
+
+
+def _list_imagenet_train_tar(path, labels):
+    """Lists the images in ILSVRC2012_img_train.tar, which holds one tar a synset."""
+    images = []
+    with _open_tar(path) as outer:
+        for member in tqdm.tqdm(_members(outer), f"Listing {path}", unit=" tars", leave=False):
+            synset, suffix = os.path.splitext(os.path.basename(member.name))
+            if suffix != ".tar" or synset not in labels:
+                raise UserError(f"{path} holds {member.name}, and one of ImageNet's n*.tar is due.")
+            with _open_tar(path, outer.extractfile(member), member.name) as inner:
+                for image in _members(inner):
+                    name = os.path.join(synset, os.path.basename(image.name))
+                    offset = member.offset_data + image.offset_data
+                    images.append(Image(name, path, offset, image.size, labels[synset]))
+    return images
+
+
+def _list_tar(path):
+    with _open_tar(path) as tar:
+        return [Image(m.name, path, m.offset_data, m.size, None) for m in _members(tar)]
+
+
+def _open_tar(path, file=None, name=None):
+    try:
+        return tarfile.open(path if file is None else None, "r:", file)
+    except tarfile.TarError as error:
+        raise UserError(f"{name or ''} {path} is not an uncompressed tar: {error}.") from error
+
+
+def _members(tar):
+    """Returns the files in a tar, having made sure that it is all there."""
+    try:
+        members = sorted((m for m in tar if m.isfile()), key=lambda m: m.name)
+        tar.fileobj.seek(0, os.SEEK_END)
+    except tarfile.TarError as error:
+        raise UserError(f"{tar.name} is damaged or incomplete: {error}.") from error
+    for member in members:
+        if member.offset_data + member.size > tar.fileobj.tell():
+            raise UserError(f"{tar.name} is incomplete: it ends within {member.name}.")
+    return members
+
+
+def _check_synsets(source_dir, images):
+    found = {image.label for image in images}
+    lacking = [w for label, (w, _) in enumerate(imagenet.synsets(), 1) if label not in found]
+    if images and lacking:
+        raise UserError(
+            f"{source_dir} has no training images of {len(lacking)} of ImageNet's 1,000 synsets, "
+            f"first {lacking[0]}; for a part of ImageNet use --source_kind=folders."
+        )
+
+
+def _ground_truth_files(source_dir, ground_truth, synset_list):
+    """Returns the paths of the validation labels and of their numbers' meaning, or None for it."""
+    if ground_truth is None:
+        candidates = [os.path.join(source_dir, name) for name in GROUND_TRUTH_FILES]
+        ground_truth = next(filter(os.path.exists, candidates), None)
+    if ground_truth is None:
+        raise UserError(
+            f"The validation images in {source_dir} have no labels: give "
+            "--validation_ground_truth=<file>, or put it there as " + " or ".join(candidates) + "."
+        )
+    if synset_list is None:
+        candidates = [os.path.join(os.path.dirname(ground_truth), "meta.mat")]
+        candidates.append(os.path.join(source_dir, "meta.mat"))
+        synset_list = next(filter(os.path.exists, candidates), None)
+    return ground_truth, synset_list
+
+
+def _read_ground_truth(path, synset_list):
+    """Returns the synset of each validation image, in order."""
+    with open(path, encoding="utf-8") as file:
+        lines = file.read().split()
+    if lines and all(re.match(r"n\d{8}$", line) for line in lines):
+        return lines
+    odd = [line for line in lines if not line.isdigit()]
+    if odd or not lines:
+        raise UserError(
+            f"{path}: every line must be a synset (n01440764) or every line a number; "
+            f"found {odd[0] if odd else 'nothing'!r}."
+        )
+    if synset_list is None:
+        raise UserError(
+            f"{path} holds the development kit's own numbers, which are not in the synsets' "
+            "order: give --synset_list=<the kit's meta.mat, or a list of its synsets>."
+        )
+    synset_of = _read_synset_list(synset_list)
+    unknown = [line for line in lines if int(line) not in synset_of]
+    if unknown:
+        raise UserError(f"{path}: {unknown[0]} is not among the numbers of {synset_list}.")
+    truth = [synset_of[int(line)] for line in lines]
+    if len(truth) == 50000 and truth[0] != "n01751748":
+        # Sorted lists are everywhere and make a plausible, wrong data set; this catches them.
+        raise UserError(
+            f"{synset_list} does not belong to {path}: the first of ImageNet's validation images "
+            f"is n01751748 (sea snake), and they make it {truth[0]}."
+        )
+    return truth
+
+
+def _read_synset_list(path):
+    """Returns {number: synset} from meta.mat or from a text file."""
+    if path.endswith(".mat"):
+        import scipy.io  # Slow to import, and only this file needs it.
+
+        synsets = scipy.io.loadmat(path, squeeze_me=True)["synsets"]
+        numbers = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
+        # After the 1,000 classes come the inner nodes of their tree.
+        numbers = {number: synset for number, synset in numbers.items() if number <= 1000}
+    else:
+        with open(path, encoding="utf-8") as file:
+            rows = [line.split() for line in file if line.strip()]
+        numbered = all(len(row) > 1 and row[0].isdigit() for row in rows)
+        pairs = ((int(r[0]), r[1]) if numbered else (i, r[0]) for i, r in enumerate(rows, 1))
+        numbers = dict(pairs)
+    if sorted(numbers.values()) != sorted(imagenet.label_of_synset()):
+        raise UserError(f"{path} does not list ImageNet's 1,000 synsets, each once.")
+    return numbers
+
+
+def _label_validation(images, truth, labels):
+    """Gives the images of ILSVRC2012_val_00000001.JPEG and on their labels, by their numbers."""
+    labelled = {}
+    for image in images:
+        match = re.search(r"_(\d+)\.\w+$", image.name)
+        if not match:
+            raise UserError(f"{image.path}: {image.name} has no number as ILSVRC2012_val_*.JPEG.")
+        labelled[int(match.group(1))] = image
+    lacking = set(range(1, len(truth) + 1)).symmetric_difference(labelled)
+    if lacking:
+        raise UserError(
+            f"The ground truth has {len(truth)} lines for {len(images)} validation images; "
+            f"number {min(lacking)} is on one side only."
+        )
+    unknown = [synset for synset in truth if synset not in labels]
+    if unknown:
+        raise UserError(f"The ground truth has {unknown[0]}, which is not a synset of ImageNet.")
+    return [labelled[i]._replace(label=labels[synset]) for i, synset in enumerate(truth, 1)]
+
+
+def _tar(source_dir, split):
+    return os.path.join(source_dir, f"ILSVRC2012_img_{split}.tar")
+
+
+def _validation_dir(source_dir):
+    paths = [os.path.join(source_dir, name) for name in ("validation", "val")]
+    found = [path for path in paths if os.path.isdir(path)]
+    if len(found) > 1:
+        raise UserError(f"{source_dir} has both validation/ and val/; keep one.")
+    return found[0] if found else None
+
+
+def _subdirs(directory):
+    with os.scandir(directory) as entries:
+        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+
+
+def read_image(image):
+    """Returns the bytes of an Image."""
+    with open(image.path, "rb") as file:
+        file.seek(image.offset)
+        return file.read(image.size)
+
+
+def to_jpeg(encoded):
+    """Decodes an image file, and makes it a JPEG that every decoder takes.
+
+    Args:
+      encoded: bytes of a file in any format that Pillow knows.
+
+    Returns:
+      A Jpeg: RGB or grey.
+
+    Raises:
+      ValueError: it cannot be decoded; says why.
+    """
+    try:
+        with PilImage.open(io.BytesIO(encoded)) as image:
+            image.load()
+            # A phone's MPO is a JPEG with further pictures behind it.
+            is_jpeg = image.format in ("JPEG", "MPO")
+            if is_jpeg and image.mode in ("RGB", "L"):
+                return Jpeg(encoded, image.height, image.width, len(image.getbands()), "")
+            buffer = io.BytesIO()
+            _to_rgb(image).save(buffer, "JPEG", quality=JPEG_QUALITY)
+            source = f"{image.mode} JPEG" if is_jpeg else image.format
+            return Jpeg(buffer.getvalue(), image.height, image.width, 3, source)
+    except Exception as error:
+        # Pillow raises whatever its parsers stumble over: OSError, SyntaxError, struct.error, ...
+        reason = "is empty" if not encoded else str(error) or type(error).__name__
+        raise ValueError(re.sub(r" <_io.BytesIO object at \w+>", "", reason)) from error
+
+
+def _to_rgb(image):
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range")
+    if image.mode.startswith("I"):
+        # Pillow's own conversion clips 16 bits at 255.
+        array = np.asarray(image)
+        if array.min() < 0 or array.max() > 0xFFFF:
+            raise ValueError("pixels of more than 16 bits have no known range")
+        return PilImage.fromarray((array >> 8).astype(np.uint8)).convert("RGB")
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = PilImage.new("RGBA", image.size, "white")
+        return PilImage.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")

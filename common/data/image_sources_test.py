@@ -1,0 +1,242 @@
+"""Tests of common.image_sources."""
+
+import io
+import os
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common import imagenet
+from common.data import image_sources
+from common.errors import UserError
+
+WNIDS = [wnid for wnid, _ in imagenet.synsets()]
+
+
+def _encode(array_or_image, format_, **options):
+    image = array_or_image
+    if not isinstance(image, Image.Image):
+        image = Image.fromarray(image)
+    buffer = io.BytesIO()
+    image.save(buffer, format_, **options)
+    return buffer.getvalue()
+
+
+def _gradient(height=16, width=24):
+    """Returns a smooth uint8 RGB image, which JPEG changes little."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x * 8, y * 8, 128 + 0 * x], -1).astype(np.uint8)
+
+
+def _decode(jpeg):
+    assert jpeg.encoded[:2] == b"\xff\xd8"
+    with Image.open(io.BytesIO(jpeg.encoded)) as image:
+        assert image.size == (jpeg.width, jpeg.height)
+        assert len(image.getbands()) == jpeg.channels
+        return np.asarray(image).astype(int)
+
+
+class TestToJpeg:
+    @pytest.mark.parametrize("mode", ["RGB", "L"])
+    def test_usual_jpeg_is_kept_byte_for_byte(self, mode):
+        encoded = _encode(Image.fromarray(_gradient()).convert(mode), "JPEG", quality=70)
+        jpeg = image_sources.to_jpeg(encoded)
+        assert jpeg.encoded == encoded
+        assert (jpeg.height, jpeg.width, jpeg.converted_from) == (16, 24, "")
+        assert jpeg.channels == len(mode)
+
+    @pytest.mark.parametrize("format_", ["PNG", "BMP", "WEBP", "TIFF", "GIF"])
+    def test_other_formats(self, format_):
+        jpeg = image_sources.to_jpeg(_encode(_gradient(), format_))
+        assert jpeg.converted_from == format_
+        assert np.abs(_decode(jpeg) - _gradient()).mean() < 8
+
+    def test_cmyk_jpeg(self):
+        encoded = _encode(Image.fromarray(_gradient()).convert("CMYK"), "JPEG", quality=95)
+        jpeg = image_sources.to_jpeg(encoded)
+        assert jpeg.converted_from == "CMYK JPEG"
+        assert np.abs(_decode(jpeg) - _gradient()).mean() < 8
+
+    def test_sixteen_bits_are_scaled_not_clipped(self):
+        grey = _gradient()[..., 0].astype(np.uint16) * 257
+        jpeg = image_sources.to_jpeg(_encode(Image.fromarray(grey.astype(np.int32)), "PNG"))
+        assert np.abs(_decode(jpeg) - _gradient()[..., :1]).max() < 8
+
+    def test_transparent_turns_white(self):
+        pixels = np.dstack([_gradient(), np.zeros((16, 24), np.uint8)])
+        assert _decode(image_sources.to_jpeg(_encode(pixels, "PNG"))).min() > 250
+        palette = Image.new("P", (16, 16))
+        encoded = _encode(palette, "PNG", transparency=0)
+        assert _decode(image_sources.to_jpeg(encoded)).min() > 250
+
+    def test_orientation_is_not_applied(self):
+        exif = Image.Exif()
+        exif[0x0112] = 6  # Turn by 90 degrees.
+        encoded = _encode(_gradient(), "JPEG", exif=exif)
+        jpeg = image_sources.to_jpeg(encoded)
+        assert jpeg.encoded == encoded
+        assert (jpeg.height, jpeg.width) == (16, 24)
+
+    @pytest.mark.parametrize(
+        ("encoded", "reason"),
+        [
+            (b"", "is empty"),
+            (b"no image" * 10, "cannot identify image file"),
+            (_encode(_gradient(), "JPEG")[:-1], "truncated"),
+            (_encode(_gradient(), "JPEG")[:200], "."),
+            (_encode(_gradient(), "PNG")[:60], "."),
+            (_encode(Image.new("F", (4, 4)), "TIFF"), "floating-point"),
+        ],
+    )
+    def test_broken(self, encoded, reason):
+        with pytest.raises(ValueError, match=reason):
+            image_sources.to_jpeg(encoded)
+
+
+def _make_tree(root, names):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+
+
+class TestFolders:
+    def test_train_and_validation(self, tmp_path):
+        _make_tree(tmp_path, ["train/b/1.jpg", "train/a/x/2.PNG", "train/c/3.JPEG", "val/c/1.bmp"])
+        source = image_sources.find_source(str(tmp_path))
+        assert source.kind == "folders"
+        assert source.classes == [("a", "a"), ("b", "b"), ("c", "c")]
+        train, validation = source.splits["train"], source.splits["validation"]
+        assert [(i.name, i.label) for i in train] == [
+            ("a/x/2.PNG", 1),
+            ("b/1.jpg", 2),
+            ("c/3.JPEG", 3),
+        ]
+        assert [(i.name, i.label) for i in validation] == [("c/1.bmp", 3)]
+        assert image_sources.read_image(validation[0]) == b"val/c/1.bmp"
+
+    def test_fraction_is_taken_from_every_class(self, tmp_path):
+        _make_tree(tmp_path, [f"{c}/{i}.jpg" for c, n in (("a", 40), ("b", 3)) for i in range(n)])
+        splits = image_sources.find_source(str(tmp_path), fraction=0.1).splits
+        assert [i.label for i in splits["validation"]] == [1] * 4 + [2]
+        assert not {i.name for i in splits["train"]} & {i.name for i in splits["validation"]}
+        assert sum(map(len, splits.values())) == 43
+        assert image_sources.find_source(str(tmp_path), fraction=0.1).splits == splits
+        assert image_sources.find_source(str(tmp_path), fraction=0.1, seed=1).splits != splits
+        assert set(image_sources.find_source(str(tmp_path), fraction=0.0).splits) == {"train"}
+
+    def test_wordnet_folders_get_names(self, tmp_path):
+        _make_tree(tmp_path, ["n01440764/1.jpg"])
+        assert image_sources.find_source(str(tmp_path)).classes == [
+            ("n01440764", "tench, Tinca tinca")
+        ]
+
+    def test_other_files_are_counted(self, tmp_path, capsys):
+        _make_tree(tmp_path, ["a/1.jpg", "a/list.txt", "a/.hidden.jpg"])
+        assert len(image_sources.find_source(str(tmp_path)).splits["train"]) == 1
+        assert "1 .jpg, 1 .txt" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("files", "options", "message"),
+        [
+            (["x.jpg"], {}, "has no class folders"),
+            (["a/1.jpg", "b/1.txt"], {}, "b has no image in it"),
+            (["val/a/1.jpg"], {}, "val/ but no train/"),
+            (["train/a/1.jpg", "val/b/1.jpg"], {}, "not among the 1 classes, first b"),
+            (["train/a/1.jpg", "val/a/1.jpg"], {"fraction": 0.5}, "validation_fraction=0.5"),
+            (["train/a/1.jpg", "val/a/1.jpg", "validation/a/1.jpg"], {}, "both validation/ and"),
+            (["a/1.jpg"], {"synset_list": "x"}, "synset_list is for ImageNet"),
+        ],
+    )
+    def test_errors(self, tmp_path, files, options, message):
+        _make_tree(tmp_path, files)
+        with pytest.raises(UserError, match=message):
+            image_sources.find_source(str(tmp_path), **options)
+
+
+class TestImageNetValidation:
+    """Two validation images and three ways to label them; the last synset comes first."""
+
+    @pytest.fixture
+    def source_dir(self, tmp_path):
+        _make_tree(tmp_path, [f"train/{wnid}/{wnid}_1.JPEG" for wnid in WNIDS])
+        _make_tree(tmp_path, [f"val/ILSVRC2012_val_0000000{i}.JPEG" for i in (1, 2)])
+        return tmp_path
+
+    def _labels(self, source_dir, **options):
+        source = image_sources.find_source(str(source_dir), **options)
+        assert source.kind == "imagenet"
+        assert [image.label for image in source.splits["train"]] == list(range(1, 1001))
+        return [image.label for image in source.splits["validation"]]
+
+    def test_synset_an_image(self, source_dir):
+        path = source_dir / "imagenet_2012_validation_synset_labels.txt"
+        path.write_text(f"{WNIDS[999]}\n{WNIDS[0]}\n")
+        assert self._labels(source_dir) == [1000, 1]
+
+    @pytest.mark.parametrize("numbered", [False, True])
+    def test_numbers_with_a_text_list(self, source_dir, numbered):
+        truth, synsets = source_dir / "truth.txt", source_dir / "synsets.txt"
+        truth.write_text("1\n1000\n")
+        kit_order = list(enumerate(reversed(WNIDS), 1))
+        synsets.write_text(
+            "".join(f"{i} {wnid} some name\n" if numbered else f"{wnid}\n" for i, wnid in kit_order)
+        )
+        files = {"ground_truth": str(truth), "synset_list": str(synsets)}
+        assert self._labels(source_dir, **files) == [1000, 1]
+
+    def test_numbers_with_the_kits_own_list(self, source_dir):
+        scipy_io = pytest.importorskip("scipy.io")
+        kit = source_dir / "ILSVRC2012_devkit_t12" / "data"
+        kit.mkdir(parents=True)
+        (kit / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n1000\n")
+        rows = [(i, wnid) for i, wnid in enumerate(reversed(WNIDS), 1)] + [(1001, "n00001740")]
+        dtype = [("ILSVRC2012_ID", object), ("WNID", object)]
+        scipy_io.savemat(str(kit / "meta.mat"), {"synsets": np.array(rows, dtype)[:, np.newaxis]})
+        assert self._labels(source_dir) == [1000, 1]
+
+    @pytest.mark.parametrize(
+        ("truth", "message"),
+        [
+            (None, "have no labels: give --validation_ground_truth"),
+            ("1\n2\n", "not in the synsets' order: give --synset_list"),
+            ("cat\ndog\n", "every line must be a synset .* found 'cat'"),
+            (f"{WNIDS[0]}\n", "1 lines for 2 validation images; number 2 is on one side only"),
+            ("n99999999\nn99999999\n", "n99999999, which is not a synset"),
+        ],
+    )
+    def test_errors(self, source_dir, truth, message):
+        if truth:
+            (source_dir / "ILSVRC2012_validation_ground_truth.txt").write_text(truth)
+        with pytest.raises(UserError, match=message):
+            image_sources.find_source(str(source_dir))
+
+    def test_sorted_list_with_the_kits_numbers_is_noticed(self, source_dir):
+        truth, synsets = source_dir / "truth.txt", source_dir / "synsets.txt"
+        truth.write_text("490\n" * 50000)
+        synsets.write_text("\n".join(WNIDS))
+        with pytest.raises(UserError, match="sea snake"):
+            image_sources.find_source(
+                str(source_dir), ground_truth=str(truth), synset_list=str(synsets)
+            )
+
+    def test_part_of_imagenet(self, source_dir):
+        (source_dir / "train" / WNIDS[7] / f"{WNIDS[7]}_1.JPEG").unlink()
+        with pytest.raises(UserError, match=f"1 of ImageNet's 1,000 synsets, first {WNIDS[7]}"):
+            image_sources.find_source(str(source_dir))
+
+
+class TestDamagedTars:
+    @pytest.mark.parametrize("keep", [100, 1000, 9000])
+    def test_incomplete(self, tmp_path, keep):
+        path = tmp_path / "ILSVRC2012_img_val.tar"
+        with tarfile.open(str(path), "w") as tar:
+            for i in (1, 2):
+                member = tarfile.TarInfo(f"ILSVRC2012_val_0000000{i}.JPEG")
+                member.size = 5000
+                tar.addfile(member, io.BytesIO(os.urandom(member.size)))
+        path.write_bytes(path.read_bytes()[:keep])
+        with pytest.raises(UserError, match=r"ILSVRC2012_img_val\.tar .*(incomplete|not an unc)"):
+            image_sources.find_source(str(tmp_path))

@@ -1,0 +1,471 @@
+"""Choosing and setting up devices; the NPU with a stand-in for its adapter."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+import tensorflow.compat.v1 as tf
+from npu_stand_in.installed import PATH, installed
+
+from common import curves
+from common.devices import accelerator, rank_table
+from common.devices.accelerator import Options
+from common.errors import UserError
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+@pytest.fixture
+def log(caplog, monkeypatch):
+    logger = logging.getLogger("tensorflow")
+    monkeypatch.setattr(logger, "propagate", False)
+    logger.addHandler(caplog.handler)
+    level = tf.logging.get_verbosity()
+    tf.logging.set_verbosity(tf.logging.INFO)
+    yield caplog
+    tf.logging.set_verbosity(level)
+    logger.removeHandler(caplog.handler)
+
+
+def _model_fn(features, labels, mode, params):
+    raise AssertionError("No graph is to be built.")
+
+
+def _run_config(calls, directory, options, save_checkpoints_steps=100, **kwargs):
+    """The keywords the run config got, for an estimator with these options."""
+    device = accelerator.choose("npu", options)
+    estimator = device.estimator(_model_fn, str(directory), save_checkpoints_steps, **kwargs)
+    assert type(estimator).__name__ == "NPUEstimator"
+    return [arguments for name, arguments in calls if name == "NPURunConfig"][-1]
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Writes a rank table; returns its path."""
+
+    def write(devices, **changes):
+        ips = [f"192.168.100.{101 + i}" for i in range(devices)]
+        path = tmp_path / "rank_table.json"
+        contents = rank_table.make("127.0.0.1", list(range(devices)), ips)
+        path.write_text(json.dumps({**contents, **changes}))
+        return str(path)
+
+    return write
+
+
+# The run config ----------------------------------------------------------------------------------
+
+_FIXED = {
+    "save_summary_steps": 0,
+    "save_checkpoints_steps": 100,
+    "log_step_count_steps": 100,
+    "keep_checkpoint_max": 5,
+    "enable_data_pre_proc": True,
+    "mix_compile_mode": False,
+    "hcom_parallel": False,
+}
+
+
+@pytest.mark.parametrize("release", ["older", "current", "newer"])
+def test_run_config_without_flags(release, tmp_path):
+    with installed(release) as calls:
+        config = dict(_run_config(calls, tmp_path, Options(), random_seed=7))
+        session_config = config.pop("session_config")
+        assert session_config == tf.ConfigProto(allow_soft_placement=True)
+        assert config == {
+            **_FIXED,
+            "model_dir": str(tmp_path),
+            "tf_random_seed": 7,
+            "precision_mode": "allow_fp32_to_fp16",
+            "iterations_per_loop": 1,
+        }
+
+
+def test_run_config_with_every_flag(tmp_path):
+    switches = tmp_path / "switches.json"
+    switches.write_text("{}")
+    options = Options(
+        precision_mode="allow_mix_precision",
+        npu_iterations_per_loop=10,
+        profile_dir=str(tmp_path / "profile"),
+        dump_dir=str(tmp_path / "dump"),
+        dump_mode="output",
+        dump_step="0|5-10",
+        op_compiler_cache_dir=str(tmp_path / "cache"),
+        fusion_switch_file=str(switches),
+        modify_mixlist=str(switches),
+        deterministic=True,
+        aoe_mode="2",
+    )
+    with installed("newer") as calls:
+        config = dict(_run_config(calls, tmp_path, options))
+        objects = {config.pop(name) for name in ("profiling_config", "dump_config")}
+        assert {type(o).__name__ for o in objects} == {"ProfilingConfig", "DumpConfig"}
+        config.pop("session_config")
+        assert config == {
+            **_FIXED,
+            "model_dir": str(tmp_path),
+            "precision_mode": "allow_mix_precision",
+            "iterations_per_loop": 10,
+            "op_compiler_cache_mode": "enable",
+            "op_compiler_cache_dir": str(tmp_path / "cache"),
+            "fusion_switch_file": str(switches),
+            "modify_mixlist": str(switches),
+            "deterministic": 1,
+            "aoe_mode": "2",
+        }
+        made = dict(calls)
+        assert made["ProfilingConfig"]["enable_profiling"] is True
+        assert json.loads(made["ProfilingConfig"]["options"]) == {
+            "output": str(tmp_path / "profile"),
+            "training_trace": "on",
+            "task_trace": "on",
+            "fp_point": "",
+            "bp_point": "",
+        }
+        assert made["DumpConfig"] == {
+            "enable_dump": True,
+            "dump_path": str(tmp_path / "dump"),
+            "dump_step": "0|5-10",
+            "dump_mode": "output",
+            "enable_dump_debug": False,
+            "dump_debug_mode": "all",
+        }
+
+
+def test_dump_of_overflowing_operators(tmp_path):
+    options = Options(dump_dir=str(tmp_path), dump_debug="aicore_overflow")
+    with installed() as calls:
+        _run_config(calls, tmp_path, options)
+        dump = dict(calls)["DumpConfig"]
+    assert (dump["enable_dump"], dump["enable_dump_debug"]) == (False, True)
+    assert dump["dump_debug_mode"] == "aicore_overflow"
+
+
+@pytest.mark.parametrize(
+    "flag, value",
+    [
+        ("op_compiler_cache_dir", "cache"),
+        ("fusion_switch_file", "switches.json"),
+        ("deterministic", True),
+        ("aoe_mode", "2"),
+        ("precision_mode", "mixed_float16"),
+        ("precision_mode", "cube_fp16in_fp32out"),
+    ],
+)
+def test_flag_the_adapter_has_no_keyword_for(flag, value, tmp_path):
+    (tmp_path / "switches.json").write_text("{}")
+    if flag.endswith(("_dir", "_file")):
+        value = str(tmp_path / value)
+    with installed("older") as calls, pytest.raises(UserError) as error:
+        _run_config(calls, tmp_path, Options(**{flag: value}))
+    assert f"--{flag}={value}" in str(error.value) and "adapter 1.2" in str(error.value)
+
+
+@pytest.mark.parametrize("mode", accelerator.PRECISION_MODES)
+def test_newer_adapter_takes_every_precision_mode(mode, tmp_path):
+    with installed("newer") as calls:
+        config = _run_config(calls, tmp_path, Options(precision_mode=mode))
+    assert [config.get("precision_mode"), config.get("precision_mode_v2")].count(mode) == 1
+    assert ("precision_mode_v2" in config) == (mode in ("fp16", "origin") or mode[:6] == "mixed_")
+
+
+def test_refusal_of_the_adapter_is_the_users_to_mend(tmp_path):
+    options = Options(npu_iterations_per_loop=3)
+    with installed() as calls, pytest.raises(UserError, match=r"1\.10 does not take .* multiple"):
+        _run_config(calls, tmp_path, options, save_checkpoints_steps=100)
+
+
+def test_variables_that_load_weights_are_pointed_out(log):
+    with installed(RESTORE_FROM="/data/weights"):
+        accelerator.choose("npu")
+    assert "RESTORE_FROM is set" in log.text
+
+
+# The optimizer -----------------------------------------------------------------------------------
+
+
+def _wrap(calls, options):
+    with tf.Graph().as_default():
+        optimizer = accelerator.choose("npu", options).wrap_optimizer(
+            tf.train.GradientDescentOptimizer(0.1)
+        )
+    return type(optimizer).__name__, [c for c in calls if "Optimizer" in c[0] or "Scale" in c[0]]
+
+
+def test_dynamic_loss_scale():
+    with installed() as calls:
+        assert accelerator.choose("npu").skips_steps
+        name, made = _wrap(calls, Options())
+    assert name == "NPULossScaleOptimizer"
+    assert made == [
+        (
+            "ExponentialUpdateLossScaleManager",
+            {
+                "init_loss_scale": 2**32,
+                "incr_every_n_steps": 1000,
+                "decr_every_n_nan_or_inf": 2,
+                "incr_ratio": 2,
+                "decr_ratio": 0.5,
+            },
+        ),
+        (
+            "NPULossScaleOptimizer",
+            {
+                "optimizer": "GradientDescentOptimizer",
+                "manager": "ExponentialUpdateLossScaleManager",
+                "is_distributed": False,
+            },
+        ),
+    ]
+
+
+def test_fixed_loss_scale_and_none():
+    with installed() as calls:
+        name, made = _wrap(calls, Options(loss_scale="1024"))
+        assert name == "NPULossScaleOptimizer"
+        assert made[0] == (
+            "FixedLossScaleManager",
+            {"loss_scale": 1024.0, "enable_overflow_check": True},
+        )
+        assert _wrap(calls, Options(loss_scale="none"))[0] == "GradientDescentOptimizer"
+        assert not accelerator.choose("npu", Options(loss_scale="none")).skips_steps
+
+
+def test_several_devices_average_inside_the_loss_scale(table):
+    ranks = {"RANK_SIZE": "8", "RANK_ID": "3", "RANK_TABLE_FILE": table(8)}
+    with installed(**ranks) as calls:
+        _, made = _wrap(calls, Options())
+    assert [name for name, _ in made] == [
+        "NPUDistributedOptimizer",
+        "ExponentialUpdateLossScaleManager",
+        "NPULossScaleOptimizer",
+    ]
+    assert made[0][1]["optimizer"] == "GradientDescentOptimizer"
+    assert made[2][1]["optimizer"] == "NPUDistributedOptimizer"
+    assert made[2][1]["is_distributed"] is True
+
+
+# Ranks -------------------------------------------------------------------------------------------
+
+
+def test_each_rank_has_its_share_and_its_model_directory(table, tmp_path):
+    path, directories = table(8), set()
+    for rank in range(8):
+        with installed(RANK_SIZE="8", RANK_ID=str(rank), RANK_TABLE_FILE=path) as calls:
+            device = accelerator.choose("npu")
+            assert (device.num_devices, device.rank, device.is_chief) == (8, rank, rank == 0)
+            assert device.sharding() == (8, rank)
+            directories.add(device.model_dir("/model"))
+            assert _run_config(calls, tmp_path, Options())["hcom_parallel"] is True
+    assert directories == {"/model"} | {f"/model/rank_{rank}" for rank in range(1, 8)}
+
+
+def test_devices_that_a_chief_collects():
+    chief = {
+        "CM_CHIEF_IP": "10.0.0.1",
+        "CM_CHIEF_PORT": "6000",
+        "CM_CHIEF_DEVICE": "0",
+        "CM_WORKER_SIZE": "4",
+        "CM_WORKER_IP": "10.0.0.1",
+    }
+    with installed(ASCEND_DEVICE_ID="2", **chief):
+        assert accelerator.choose("npu").sharding() == (4, 2)
+    with installed(RANK_SIZE="4", **chief), pytest.raises(UserError, match="are both set"):
+        accelerator.choose("npu")
+    del chief["CM_CHIEF_PORT"]
+    with installed(**chief), pytest.raises(UserError, match="CM_CHIEF_PORT missing"):
+        accelerator.choose("npu")
+
+
+@pytest.mark.parametrize(
+    "environment, message",
+    [
+        ({"JOB_ID": ""}, "no JOB_ID"),
+        ({"RANK_SIZE": "two"}, "RANK_SIZE is 'two'"),
+        ({"RANK_SIZE": "8", "RANK_ID": "8"}, "RANK_ID is '8'"),
+        ({"RANK_SIZE": "8"}, "RANK_ID is not set"),
+        ({"RANK_SIZE": "2", "RANK_ID": "0"}, "needs RANK_TABLE_FILE"),
+        ({"RANK_TABLE_FILE": "/nowhere/table.json"}, "table.json cannot be read"),
+    ],
+)
+def test_environments_that_are_wrong(environment, message):
+    with installed():
+        os.environ.update(environment)
+        with pytest.raises(UserError, match=message):
+            accelerator.choose("npu")
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"status": "initializing"}, '"status": "completed", found'),
+        ({"server_count": "2"}, "\"server_count\" is '2', the list has 1"),
+        ({"server_list": []}, "to be a list of servers"),
+        ({"server_list": [{"server_id": "a", "device": [{}] * 3}], "server_count": 1}, "3 devices"),
+        ({}, "lists 4 devices, RANK_SIZE is 2"),
+    ],
+)
+def test_rank_tables_that_are_wrong(changes, message, table):
+    ranks = {"RANK_SIZE": "2", "RANK_ID": "0", "RANK_TABLE_FILE": table(4, **changes)}
+    with installed(**ranks), pytest.raises(UserError, match=message):
+        accelerator.choose("npu")
+
+
+def test_steps_must_fill_the_loops():
+    with installed():
+        device = accelerator.choose("npu", Options(npu_iterations_per_loop=10))
+        device.check_steps({"steps of the training": 100})
+        with pytest.raises(UserError, match="=10 does not divide the 105 steps of the training"):
+            device.check_steps({"steps of the training": 105})
+
+
+# Options -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"loss_scale": "big"}, "--loss_scale=big: expected dynamic, none or a number"),
+        ({"loss_scale": "-1"}, "--loss_scale=-1"),
+        ({"precision_mode": "fp8"}, "--precision_mode=fp8: expected one of"),
+        ({"modify_mixlist": "list.json"}, "--modify_mixlist goes with mixed precision"),
+        ({"dump_step": "1"}, "--dump_step needs --dump_dir"),
+        ({"dump_dir": "/tmp", "dump_step": "0,5"}, "--dump_step=0,5: expected"),
+        ({"fusion_switch_file": "/nowhere.json"}, "--fusion_switch_file=/nowhere.json cannot"),
+    ],
+)
+def test_options_that_are_wrong(options, message):
+    with installed(), pytest.raises(UserError, match=message):
+        accelerator.choose("npu", Options(**options))
+
+
+def test_summaries_of_the_npu_are_as_often_as_the_flag_says(tmp_path):
+    directory = str(tmp_path)
+    with installed(), tf.Graph().as_default(), accelerator.CpuSession() as session:
+        step = tf.train.create_global_step()
+        tf.summary.scalar("loss", tf.cast(step, tf.float32))
+        (hook,) = accelerator.choose("npu").training_hooks(directory, 100, log_steps=3)
+        hook.begin()
+        for number in range(1, 9):
+            session.run(step.assign(number).op)
+            values = session.run(hook.before_run(None).fetches)
+            hook.after_run(None, tf.train.SessionRunValues(values, None, None))
+        tf.summary.FileWriterCache.get(directory).flush()
+    assert curves.read_scalars(directory) == {"loss": [(1, 1.0), (4, 4.0), (7, 7.0)]}
+
+
+# Without an NPU ----------------------------------------------------------------------------------
+
+
+def test_cpu_says_once_that_it_computes_in_float32(log):
+    device = accelerator.choose("cpu", Options(profile_dir="p", npu_iterations_per_loop=5))
+    assert type(device.wrap_optimizer(tf.train.GradientDescentOptimizer(1.0))).__name__ == (
+        "GradientDescentOptimizer"
+    )
+    assert log.text.count("computes in float32") == 1
+    assert log.text.count("Without effect") == 1
+    assert "--npu_iterations_per_loop=5 --profile_dir=p" in log.text
+
+
+def test_what_would_mislead_without_an_npu_is_refused(monkeypatch):
+    with pytest.raises(UserError, match="--deterministic is for the NPU"):
+        accelerator.choose("cpu", Options(deterministic=True))
+    monkeypatch.setenv("RANK_SIZE", "8")
+    with pytest.raises(UserError, match="RANK_SIZE=8 in the environment"):
+        accelerator.choose("cpu")
+
+
+def test_auto_wants_an_npu_and_its_adapter(monkeypatch, log):
+    monkeypatch.setattr(accelerator, "_has_gpu", lambda: False)
+    with installed() as calls:
+        assert accelerator.choose("auto").name == "cpu"
+        assert "adapter is installed but there is no NPU" in log.text
+        assert not calls
+        monkeypatch.setattr(accelerator.glob, "glob", lambda pattern: ["/dev/davinci0"])
+        assert accelerator.choose("auto").name == "npu"
+        assert calls
+    assert accelerator.choose("auto").name == "cpu"
+    assert "there is no NPU and no GPU" in log.text
+
+
+def test_npu_without_its_adapter(monkeypatch):
+    monkeypatch.setenv("JOB_ID", "1")
+    with pytest.raises(UserError, match="npu_bridge cannot be imported"):
+        accelerator.choose("npu")
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    monkeypatch.setattr(accelerator, "_has_gpu", lambda: True)
+    yield
+    tf.train.experimental.disable_mixed_precision_graph_rewrite()
+
+
+@pytest.mark.parametrize(
+    "options, mixed, skips",
+    [
+        (Options(), True, True),
+        (Options(precision_mode="allow_mix_precision", loss_scale="128"), True, False),
+        (Options(loss_scale="none"), True, False),
+        (Options(precision_mode="force_fp32"), False, False),
+    ],
+)
+def test_gpu_uses_tensorflows_mixed_precision(gpu, options, mixed, skips):
+    device = accelerator.choose("gpu", options)
+    with tf.Graph().as_default():
+        optimizer = device.wrap_optimizer(tf.train.GradientDescentOptimizer(1.0))
+    assert (type(optimizer).__name__ == "MixedPrecisionLossScaleOptimizer") == mixed
+    assert device.skips_steps == skips
+
+
+def test_gpu_refuses_modes_it_has_not(gpu):
+    with pytest.raises(UserError, match="--precision_mode=force_fp16 is for the NPU"):
+        accelerator.choose("gpu", Options(precision_mode="force_fp16"))
+
+
+def test_threads_of_tensorflow_with_mkl(monkeypatch):
+    monkeypatch.setattr(accelerator.pywrap_tensorflow, "IsMklEnabled", lambda: True)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(6))
+    config = accelerator.choose("cpu").session_config()
+    assert (config.intra_op_parallelism_threads, config.inter_op_parallelism_threads) == (6, 2)
+    assert os.environ["OMP_NUM_THREADS"] == "6"
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")  # The user's own choice stays.
+    accelerator.choose("cpu").session_config(training=True)
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
+def test_cpu_session_stays_on_the_cpu():
+    with installed():
+        accelerator.choose("npu")
+        with tf.Graph().as_default(), tf.Session() as npu, accelerator.CpuSession() as cpu:
+            optimizers = [
+                s._config.graph_options.rewrite_options.custom_optimizers for s in (npu, cpu)
+            ]
+            assert [o.name for o in optimizers[0]] == ["NpuOptimizer"]
+            assert not optimizers[1]
+
+
+def test_importing_every_module_never_imports_the_adapter():
+    modules = [
+        f"{package}{name[:-3]}"
+        for package in ("", "common.")
+        for name in os.listdir(os.path.join(_ROOT, package.rstrip(".")))
+        if name.endswith(".py") and not name.endswith("_test.py")
+    ]
+    code = (
+        "import sys, importlib\n"
+        f"for name in {modules!r}:\n"
+        "    importlib.import_module(name)\n"
+        "from common import accelerator\n"
+        "accelerator.choose('auto'), accelerator.choose('cpu')\n"
+        "assert importlib.util.find_spec('npu_bridge')\n"
+        "assert not [m for m in sys.modules if m.startswith('npu_bridge')]\n"
+    )
+    assert len(modules) > 10
+    environment = {**os.environ, "PYTHONPATH": PATH}
+    subprocess.run([sys.executable, "-c", code], cwd=_ROOT, env=environment, check=True)

@@ -1,0 +1,42 @@
+"""What the hooks measure."""
+
+import pytest
+import tensorflow.compat.v1 as tf
+
+from common.hooks import hooks
+
+
+def _measure(monkeypatch, steps):
+    """Statistics of session runs of two seconds each, which fetched these global steps."""
+    now = [100.0]
+    monkeypatch.setattr(hooks.time, "perf_counter", lambda: now[0])
+    hook = hooks.ThroughputHook(batch_size=8)
+    hook.after_create_session(None, None)
+    for step in steps:
+        now[0] += 2.0
+        hook.after_run(None, tf.train.SessionRunValues(step, None, None))
+    return hook.statistics()
+
+
+@pytest.mark.parametrize(
+    "steps, measured",
+    [
+        ([1, 2, 3, 4, 5, 6], 4),  # The first run is left out, and the next one begins the time.
+        ([1, 2, 2, 4, 5, 5, 7], 5),  # A run may fetch the step before it is counted.
+    ],
+)
+def test_throughput_counts_all_the_time_of_all_steps(steps, measured, monkeypatch):
+    figures = _measure(monkeypatch, steps)
+    assert figures["measured_steps"] == measured
+    assert figures["seconds_per_step"] == pytest.approx(2.0)
+    for speed in figures["images_per_second"].values():
+        assert speed == pytest.approx(4.0)
+
+
+def test_throughput_of_loops_on_the_device(monkeypatch):
+    figures = _measure(monkeypatch, [10, 20, 30])
+    assert (figures["measured_steps"], figures["seconds_per_step"]) == (10, pytest.approx(0.2))
+
+
+def test_no_step_no_speed(monkeypatch):
+    assert _measure(monkeypatch, [1])["images_per_second"] is None

@@ -1,0 +1,119 @@
+"""Signals while steps run, before the first one, twice, and to one of several processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import tensorflow.compat.v1 as tf
+
+from common.hooks import interruption
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+# Trains alone, or with STOP_FILE in step with others; a "hanging" step computes for ever.
+_PROGRAM = """
+import os, sys, time
+import tensorflow.compat.v1 as tf
+from common.hooks import interruption
+
+stopper = interruption.Stopper()
+stop_file, hangs = os.environ.get("STOP_FILE"), len(sys.argv) > 1
+
+def wait():
+    print("step", flush=True)
+    time.sleep(0.05)
+    return 0
+
+with stopper.listening():
+    step = tf.train.get_or_create_global_step()
+    with tf.control_dependencies([tf.py_func(wait, [], tf.int64)]):
+        train = step.assign_add(1)
+    if hangs:
+        with tf.control_dependencies([train]):
+            train = tf.FIFOQueue(1, tf.int32).dequeue()
+    print("ready", flush=True)
+    hook = interruption.StopHook(stopper, stop_file)
+    with tf.train.MonitoredTrainingSession(hooks=[hook]) as session:
+        while not session.should_stop():
+            number = session.run(train)
+    print(stopper.name, "after step", number, flush=True)
+    sys.exit(interruption.EXIT_STATUS)
+"""
+
+
+def _start(*arguments, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM, *arguments],
+        cwd=_ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def _wait_for(process, line):
+    while True:
+        found = process.stdout.readline()
+        assert found, process.stderr.read().decode()
+        if found.strip() == line:
+            return
+
+
+def test_first_signal_ends_in_order():
+    for number in interruption.SIGNALS:
+        process = _start()
+        _wait_for(process, b"step")
+        process.send_signal(number)
+        output, log = process.communicate(timeout=60)
+        assert process.returncode == interruption.EXIT_STATUS
+        assert output.splitlines()[-1].startswith(signal.Signals(number).name.encode())
+        assert b"stopping after this step" in log
+
+
+def test_second_signal_ends_at_once_even_inside_a_step():
+    process = _start("hangs")
+    _wait_for(process, b"step")
+    process.send_signal(signal.SIGTERM)
+    time.sleep(interruption._TOGETHER_SECONDS + 0.5)
+    assert process.poll() is None  # The step is not at its end.
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert b"A second signal: ending at once." in process.stderr.read()
+
+
+def test_signal_that_was_ignored_stays_ignored():
+    old = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        stopper = interruption.Stopper()
+        with stopper.listening():
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+            assert stopper.name is None
+    finally:
+        signal.signal(signal.SIGINT, old)
+
+
+def test_processes_that_train_together_stop_at_the_same_step(tmp_path):
+    """One of three gets the signal; they are in step, as they are when gradients are averaged."""
+    stop_file = str(tmp_path / "stop")
+    with open(stop_file, "w") as f:
+        f.write("1")  # Of an earlier run.
+    stoppers = [interruption.Stopper() for _ in range(3)]
+    hooks = [interruption.StopHook(stopper, stop_file) for stopper in stoppers]
+    for hook in hooks:
+        hook.begin()
+    stopped = {}
+    for run in range(1, 20):
+        if run == 4:
+            stoppers[1].name = "SIGTERM"
+        for i, hook in enumerate(hooks):
+            context = tf.train.SessionRunContext(None, None)
+            hook.after_run(context, tf.train.SessionRunValues(None, None, None))
+            if context.stop_requested:
+                stopped.setdefault(i, run)
+    assert stopped == {0: 6, 1: 6, 2: 6}
+    assert [stopper.name for stopper in stoppers] == [
+        *["a signal to another process", "SIGTERM", "a signal to another process"]
+    ]

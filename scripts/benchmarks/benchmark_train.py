@@ -1,0 +1,392 @@
+#!/usr/bin/env python
+"""Measures training, evaluation and frozen inference: speed, memory, time to the first step.
+
+    python scripts/benchmarks/benchmark_train.py
+    python scripts/benchmarks/benchmark_train.py --batch_sizes=1,8 --filters=64,256 --plot=speed.png
+    python scripts/benchmarks/benchmark_train.py --runtime=a=A/bin/python --runtime=b=B/bin/python
+
+Images are synthetic: input costs nothing here, see benchmark_input.py. Each part of each runtime is
+a process of its own, and the processes of one configuration take turns, so that whatever else the
+machine does slows all of them; ratios are medians of the turns' own ratios.
+
+- train: the training step, gradients, averages and all.
+- eval: the evaluation graph as `--mode=eval` runs it, with moving averages.
+- frozen: the exported frozen graph, with batch normalisation folded into the convolutions.
+
+A runtime is a Python that has the project's requirements, with TensorFlow 1.15 built in some way.
+The first one is the baseline of the others; without --runtime there is the one this runs in. The
+peak is what a large matrix product reaches on the same cores, with the best of the runtimes: what a
+perfect program would.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+import tqdm
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, _ROOT)
+
+PARTS = ("train", "eval", "frozen")
+# Multiply-adds of a training step beside those of the forward pass: gradients of inputs and of
+# weights cost as many again each.
+_PASSES = {"train": 3, "eval": 1, "frozen": 1}
+_PEAK_SIZE = 2048
+
+
+def main(argv=None):
+    arguments = parse_arguments(argv)
+    if arguments.worker:
+        work(arguments.worker, arguments.configuration)
+        return
+    rows = []
+    try:
+        for configuration in tqdm.tqdm(list(configurations(arguments)), unit="configuration"):
+            rows += compare(configuration, arguments)
+            if arguments.result:
+                write_result(rows, arguments.result)
+    finally:  # An interruption loses nothing of what was measured.
+        if rows:
+            print_table(rows, arguments)
+    if arguments.plot:
+        plot(rows, arguments.plot)
+
+
+def parse_arguments(argv):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    numbers = {"type": _numbers, "metavar": "N[,N...]"}
+    parser.add_argument("--batch_sizes", default="8", help="images a step", **numbers)
+    parser.add_argument("--num_cells", default="6", help="normal cells", **numbers)
+    parser.add_argument("--filters", default="256", help="reduction_size", **numbers)
+    parser.add_argument("--image_size", default=224, type=int, help="pixels")
+    parser.add_argument("--parts", default=",".join(PARTS), help="of train, eval, frozen")
+    parser.add_argument("--turns", default=5, type=int, help="turns each process takes")
+    parser.add_argument("--steps", default=3, type=int, help="steps of a turn")
+    parser.add_argument(
+        "--runtime", action="append", metavar="NAME=PYTHON", help="may be given several times"
+    )
+    parser.add_argument("--result", help="JSON file for the figures")
+    parser.add_argument("--plot", help="PNG file: images/s over batch sizes; needs matplotlib")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--configuration", type=json.loads, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    arguments.parts = arguments.parts.split(",")
+    if not set(arguments.parts) <= set(PARTS):
+        parser.error(f"--parts: expected some of {', '.join(PARTS)}")
+    runtimes = [text.partition("=") for text in arguments.runtime or [f"this={sys.executable}"]]
+    arguments.runtimes = {name: python for name, _, python in runtimes}
+    for name, python in arguments.runtimes.items():
+        if not os.access(python, os.X_OK):
+            parser.error(f"--runtime={name}={python}: expected NAME=PYTHON, a Python to run")
+    return arguments
+
+
+def _numbers(text):
+    return [int(number) for number in text.split(",")]
+
+
+def configurations(arguments):
+    """The networks and batch sizes to measure."""
+    for cells in arguments.num_cells:
+        for filters in arguments.filters:
+            for batch_size in arguments.batch_sizes:
+                yield {
+                    "num_cells": cells,
+                    "reduction_size": filters,
+                    "image_size": arguments.image_size,
+                    "batch_size": batch_size,
+                }
+
+
+# Measuring ---------------------------------------------------------------------------------------
+
+
+def work(part, configuration):
+    """A worker: says how it is, then takes a turn of so many steps for each line of input."""
+    with tempfile.TemporaryDirectory() as directory:
+        step, multiply_adds = _STEPS[part](configuration, directory)
+        step()
+        first_step = time.time() - float(os.environ["BENCHMARK_STARTED"])
+        step()  # TensorFlow's own allocations are settled after two.
+        print(json.dumps({"first_step": first_step, "multiply_adds": multiply_adds}), flush=True)
+        for line in sys.stdin:
+            started = time.perf_counter()
+            for _ in range(int(line)):
+                step()
+            seconds = (time.perf_counter() - started) / int(line)
+            print(json.dumps({"seconds": seconds, "memory_mb": _peak_memory()}), flush=True)
+
+
+def _peak_memory():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _step_of_mode(configuration, directory, mode):
+    """A function that runs one step of a mode's graph, and the graph's multiply-adds an image."""
+    import tensorflow.compat.v1 as tf
+
+    import amoeba_net_model
+    import model_builder
+    from common.data import allocator
+    from common.devices.accelerator import Accelerator
+
+    allocator.keep_large_buffers()
+    hparams = _hparams(configuration)
+    device = Accelerator()
+    model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, None, device)
+    size, batch_size = hparams.image_size, configuration["batch_size"]
+    tf.train.get_or_create_global_step()
+    # Variables, so that nothing is folded and nothing is copied in.
+    images = tf.Variable(tf.random_uniform([batch_size, size, size, 3], -1.0, 1.0), trainable=False)
+    labels = tf.Variable(tf.ones([batch_size], tf.int32), trainable=False)
+    forward = tf.Graph()
+    with forward.as_default():
+        model_builder.build_network(
+            tf.zeros([1, size, size, 3]), hparams.num_label_classes, False, hparams
+        )
+    spec = model.model_fn(images, labels, mode)
+    fetch = [spec.train_op, spec.loss]
+    if mode != tf.estimator.ModeKeys.TRAIN:
+        fetch = [spec.loss, *(update for _, update in spec.eval_metric_ops.values())]
+    session = tf.Session(config=device.session_config(training=mode == "train"))
+    session.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
+    operation = tf.group(fetch)
+    return lambda: session.run(operation), model_builder.count_multiply_adds(forward)
+
+
+def _step_of_frozen(configuration, directory):
+    """A function that runs one batch of the frozen graph; no multiply-adds, they are eval's."""
+    import tensorflow.compat.v1 as tf
+
+    import amoeba_net_model
+    import serving
+    from common.data import allocator
+    from common.devices import accelerator
+
+    allocator.keep_large_buffers()
+    hparams = _hparams(configuration)
+    size = hparams.image_size
+    with tf.Graph().as_default(), accelerator.CpuSession() as session:
+        tf.train.get_or_create_global_step()
+        model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, None)
+        spec = model.model_fn(tf.zeros([1, size, size, 3]), None, tf.estimator.ModeKeys.PREDICT)
+        session.run(tf.global_variables_initializer())
+        path = spec.scaffold.saver.save(session, os.path.join(directory, "model.ckpt"))
+    graph_def = serving.freeze(path, hparams)
+    images = np.random.RandomState(0).uniform(-1, 1, [configuration["batch_size"], size, size, 3])
+    with tf.Graph().as_default() as graph:
+        tf.import_graph_def(graph_def, name="")
+        session = tf.Session(graph=graph, config=accelerator.Accelerator().session_config())
+        feed = {f"{serving.FROZEN_INPUT}:0": images.astype(np.float32)}
+        operation = graph.get_operation_by_name(serving.FROZEN_OUTPUT)
+    return lambda: session.run(operation, feed), None
+
+
+def _matrix_product(configuration, directory):
+    """A function that multiplies two large matrices, with its multiply-adds."""
+    import tensorflow.compat.v1 as tf
+
+    from common.devices.accelerator import Accelerator
+
+    values = tf.random_uniform([_PEAK_SIZE, _PEAK_SIZE])
+    a, b = tf.Variable(values, use_resource=True), tf.Variable(values, use_resource=True)
+    product = tf.group(tf.matmul(a, b))
+    session = tf.Session(config=Accelerator().session_config())
+    session.run(tf.global_variables_initializer())
+    return lambda: session.run(product), _PEAK_SIZE**3
+
+
+_STEPS = {
+    "train": lambda *args: _step_of_mode(*args, "train"),
+    "eval": lambda *args: _step_of_mode(*args, "eval"),
+    "frozen": _step_of_frozen,
+    "peak": _matrix_product,
+}
+
+
+def _hparams(configuration):
+    import amoeba_net_model
+
+    hparams = amoeba_net_model.build_hparams()
+    for name, value in configuration.items():
+        if name != "batch_size":
+            hparams.set_hparam(name, value)
+    hparams.train_batch_size = hparams.eval_batch_size = configuration["batch_size"]
+    hparams.num_eval_images = configuration["batch_size"]
+    hparams.gradient_clipping_by_global_norm = 0.0  # As the program's flags have it.
+    return hparams
+
+
+def compare(configuration, arguments):
+    """Lets all parts and runtimes take turns: a list of rows of figures."""
+    names = [(runtime, part) for runtime in arguments.runtimes for part in arguments.parts]
+    names += [(runtime, "peak") for runtime in arguments.runtimes]
+    workers, figures = {}, {}
+    try:
+        for runtime, part in names:  # One after another: each start is timed.
+            worker = _Worker(runtime, arguments.runtimes[runtime], part, configuration)
+            workers[runtime, part] = worker
+            figures[runtime, part] = {**worker.answer(), "seconds": []}
+        for _ in range(arguments.turns):
+            for name, worker in workers.items():
+                answer = worker.take_turn(arguments.steps)
+                figures[name]["seconds"].append(answer["seconds"])
+                figures[name]["memory_mb"] = answer["memory_mb"]
+    finally:
+        for worker in workers.values():
+            worker.end()
+    return _rows(configuration, figures, next(iter(arguments.runtimes)))
+
+
+class _Worker:
+    """A process of one runtime that measures one part, see `work`."""
+
+    def __init__(self, runtime, python, part, configuration):
+        self._name = f"{runtime} {part}"
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (see `end`)
+        command = [python, os.path.abspath(__file__), f"--worker={part}"]
+        command.append(f"--configuration={json.dumps(configuration)}")
+        environment = {"TF_CPP_MIN_LOG_LEVEL": "2", "BENCHMARK_STARTED": str(time.time())}
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            universal_newlines=True,
+            bufsize=1,
+            env={**os.environ, **environment},
+        )
+
+    def take_turn(self, steps):
+        with contextlib.suppress(BrokenPipeError):  # It has ended: `answer` says why.
+            self._process.stdin.write(f"{steps}\n")
+        return self.answer()
+
+    def answer(self):
+        """The next line that is a JSON object; others are some library's."""
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        status = self._process.wait()
+        self._errors.seek(0)
+        reason = "".join(self._errors.readlines()[-5:])
+        sys.exit(
+            f"benchmark_train.py: the process of {self._name} ended with status {status}:\n{reason}"
+        )
+
+    def end(self):
+        self._process.kill()
+        self._process.wait()
+        self._errors.close()
+
+
+def _rows(configuration, figures, baseline):
+    rows = []
+    for (runtime, part), row in figures.items():
+        if part == "peak":
+            continue
+        seconds = np.array(row["seconds"])
+        multiply_adds = next(f["multiply_adds"] for f in figures.values() if f["multiply_adds"])
+        work_of_step = 2 * _PASSES[part] * multiply_adds * configuration["batch_size"]
+        products = [f["seconds"] for (_, name), f in figures.items() if name == "peak"]
+        peak = 2 * _PEAK_SIZE**3 / np.min(products, axis=0)
+        ratios = {"runtime": np.array(figures[baseline, part]["seconds"]) / seconds}
+        if part == "frozen" and (runtime, "eval") in figures:
+            ratios["eval"] = np.array(figures[runtime, "eval"]["seconds"]) / seconds
+        rows.append(
+            {
+                **configuration,
+                "runtime": runtime,
+                "part": part,
+                "first_step_seconds": row["first_step"],
+                "seconds_per_step": float(np.median(seconds)),
+                "seconds_of_turns": row["seconds"],
+                "images_per_second": configuration["batch_size"] / float(np.median(seconds)),
+                "peak_memory_mb": row["memory_mb"],
+                "gflops_per_second": work_of_step / float(np.median(seconds)) / 1e9,
+                "of_peak": float(np.median(work_of_step / seconds / peak)),
+                "against_first_runtime": float(np.median(ratios["runtime"])),
+                "against_eval": float(np.median(ratios["eval"])) if "eval" in ratios else None,
+            }
+        )
+    return rows
+
+
+# Reporting ---------------------------------------------------------------------------------------
+
+
+def write_result(rows, path):
+    """Replaces the JSON file as a whole."""
+    temporary = f"{path}.tmp{os.getpid()}"
+    with open(temporary, "w") as f:
+        json.dump(rows, f, indent=2)
+    os.replace(temporary, path)
+
+
+def print_table(rows, arguments):
+    """Prints a table of all that was measured."""
+    cores = len(os.sched_getaffinity(0))
+    print(
+        f"\n{arguments.image_size} pixels, {cores} cores, {arguments.turns} turns of "
+        f"{arguments.steps} steps\n\n| cells/filters | batch | part | runtime | s/step (lowest to "
+        "highest) | images/s | of matrix peak | memory | first step | against "
+        f"{next(iter(arguments.runtimes))} |\n|---|---|---|---|---|---|---|---|---|---|"
+    )
+    for row in rows:
+        turns = row["seconds_of_turns"]
+        ratio = f"{row['against_first_runtime']:.2f}"
+        if row["against_eval"]:
+            ratio += f" ({row['against_eval']:.2f} x eval)"
+        print(
+            f"| {row['num_cells']}/{row['reduction_size']} | {row['batch_size']} | {row['part']} | "
+            f"{row['runtime']} | {row['seconds_per_step']:.3f} ({min(turns):.3f} to "
+            f"{max(turns):.3f}) | {row['images_per_second']:.2f} | {row['of_peak']:.0%} | "
+            f"{row['peak_memory_mb'] / 1000:.2f} GB | {row['first_step_seconds']:.1f} s | "
+            f"{ratio} |"
+        )
+
+
+def plot(rows, path):
+    """Draws images/s over batch sizes, a line for each part, runtime and network.
+
+    Bars go from the slowest to the fastest turn; dashed is what the peak would be.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5))
+    axes = figure.add_subplot()
+    lines = {}
+    several = len({row["runtime"] for row in rows}) > 1
+    for row in rows:
+        runtime = [row["runtime"]] if several else []
+        name = (row["part"], *runtime, f"{row['num_cells']}/{row['reduction_size']}")
+        lines.setdefault(name, []).append(row)
+    for name, points in lines.items():
+        points.sort(key=lambda row: row["batch_size"])
+        batch_sizes = [row["batch_size"] for row in points]
+        speeds = np.array([row["images_per_second"] for row in points])
+        turns = [row["batch_size"] / np.array(row["seconds_of_turns"]) for row in points]
+        ranges = [speeds - [t.min() for t in turns], [t.max() for t in turns] - speeds]
+        bars = axes.errorbar(
+            batch_sizes, speeds, ranges, marker="o", capsize=3, label=", ".join(name)
+        )
+        peaks = speeds / [row["of_peak"] for row in points]
+        axes.plot(batch_sizes, peaks, linestyle="--", color=bars.lines[0].get_color(), alpha=0.5)
+    axes.set_xscale("log", base=2)
+    axes.set(xlabel="batch size", ylabel="images/s (dashed: at the matrix peak)", ylim=(0, None))
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""The benchmark of training and inference: that it measures, and what; not how fast."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from scripts.benchmarks import benchmark_train
+
+_SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "benchmark_train.py")
+
+
+def _run(*arguments):
+    return subprocess.run(
+        [sys.executable, _SCRIPT, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def test_figures_of_every_part(tmp_path):
+    path = str(tmp_path / "result.json")
+    done = _run(
+        *["--num_cells=2", "--filters=8", "--image_size=75", "--batch_sizes=2", "--turns=2"],
+        *[f"--result={path}", f"--plot={tmp_path / 'plot.png'}", "--steps=1"],
+    )
+    assert done.returncode == 0, done.stdout
+    with open(path) as f:
+        rows = {row["part"]: row for row in json.load(f)}
+    assert list(rows) == ["train", "eval", "frozen"]
+    for row in rows.values():
+        assert len(row["seconds_of_turns"]) == 2
+        assert row["images_per_second"] == pytest.approx(2 / row["seconds_per_step"], rel=1e-6)
+        assert row["first_step_seconds"] > row["seconds_per_step"] > 0
+        assert 0 < row["of_peak"] < 1
+        assert row["against_first_runtime"] == 1.0
+    # A training step does the work of three forward passes, in as many multiply-adds.
+    train, evaluation = (
+        row["gflops_per_second"] / row["images_per_second"] for row in (rows["train"], rows["eval"])
+    )
+    assert train == pytest.approx(3 * evaluation, rel=0.2)
+    assert rows["frozen"]["against_eval"] and not rows["train"]["against_eval"]
+    assert os.path.getsize(str(tmp_path / "plot.png")) > 1000
+    assert "| 2/8 | 2 | frozen | this |" in done.stdout
+
+
+def test_what_was_measured_before_a_failure_is_kept(tmp_path, monkeypatch, capsys):
+    row = {
+        **{"num_cells": 2, "reduction_size": 8, "batch_size": 2, "part": "eval", "runtime": "this"},
+        **{"first_step_seconds": 3.0, "seconds_per_step": 0.5, "seconds_of_turns": [0.5, 0.6]},
+        **{"images_per_second": 4.0, "peak_memory_mb": 500.0, "of_peak": 0.25},
+        **{"against_first_runtime": 1.0, "against_eval": None},
+    }
+    measured = iter([[row]])
+
+    def compare(configuration, arguments):
+        for rows in measured:
+            return rows
+        sys.exit("the process of this eval ended with status 1")
+
+    monkeypatch.setattr(benchmark_train, "compare", compare)
+    path = str(tmp_path / "result.json")
+    with pytest.raises(SystemExit, match="status 1"):
+        benchmark_train.main(["--batch_sizes=2,4,8", f"--result={path}"])
+    with open(path) as f:
+        assert json.load(f) == [row]
+    assert capsys.readouterr().out.count("| 2/8 | 2 | eval | this |") == 1
+
+
+def test_worker_that_fails_says_why():
+    worker = benchmark_train._Worker("this", sys.executable, "no_such_part", {})
+    with pytest.raises(SystemExit, match=r"(?s)this no_such_part ended with status 1:.*KeyError"):
+        worker.answer()
+    worker.end()
+
+
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ("--parts=train,test", "expected some of train, eval, frozen"),
+        ("--runtime=mkl=/no/python", "expected NAME=PYTHON"),
+        ("--batch_sizes=many", "invalid _numbers value"),
+    ],
+)
+def test_arguments_that_are_wrong(argument, message):
+    done = _run(argument)
+    assert done.returncode == 2 and message in done.stdout

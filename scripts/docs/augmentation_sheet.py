@@ -1,0 +1,165 @@
+"""Draws what training and evaluation make of a few images, for people to look at.
+
+    python scripts/docs/augmentation_sheet.py --output=sheet.png
+    python scripts/docs/augmentation_sheet.py --data_dir=/data/imagenet --output=sheet.png
+    python scripts/docs/augmentation_sheet.py --output=sheet.png cat.jpg dog.png
+
+A row an image: the image itself, evaluation's version, and training versions. Images are the files
+named, else the first of the data set's training images, else scikit-learn's two photographs.
+"""
+
+import io
+import os
+import sys
+from typing import List, Optional, Sequence
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+from absl import app, flags
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from tensorflow.python.util import deprecation
+
+import inception_preprocessing
+from common.data import tfrecords
+from common.errors import UserError
+
+_GAP = 4
+
+
+def make_sheet(
+    images: Sequence[bytes],
+    size: int,
+    versions: int,
+    use_fast_color_distort: bool = True,
+    seed: Optional[int] = None,
+) -> np.ndarray:
+    """Draws the sheet.
+
+    Args:
+        images: encoded images.
+        size: width and height of each version in pixels.
+        versions: number of training versions of each image.
+        use_fast_color_distort: as in training.
+        seed: of the random numbers; None for others each time.
+
+    Returns:
+        uint8 [height, width, 3].
+
+    Raises:
+        UserError: an image cannot be decoded; says which, from 0.
+    """
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.set_random_seed(seed)
+        encoded = tf.placeholder(tf.string, [])
+        whole = inception_preprocessing.decode_whole(encoded)
+        evaluation, training = (
+            inception_preprocessing.preprocess_bytes(
+                encoded,
+                size,
+                is_training=is_training,
+                scaled_images=False,
+                use_fast_color_distort=use_fast_color_distort,
+            )
+            for is_training in (False, True)
+        )
+        rows = []
+        for i, image in enumerate(images):
+            feed = {encoded: image}
+            try:
+                cells = [_fit(session.run(whole, feed), size)]
+            except tf.errors.InvalidArgumentError as error:
+                raise UserError(f"Image {i} cannot be decoded: {error.message}") from error
+            cells.append(session.run(evaluation, feed))
+            cells += [session.run(training, feed) for _ in range(versions)]
+            rows.append(np.concatenate([_framed(cell) for cell in cells], axis=1))
+    return np.concatenate(rows)
+
+
+def _fit(image: np.ndarray, size: int) -> np.ndarray:
+    """A whole image in the middle of a white square, float32 in [0, 1]."""
+    picture = Image.fromarray(image)
+    picture.thumbnail((size, size))
+    square = Image.new("RGB", (size, size), "white")
+    square.paste(picture, ((size - picture.width) // 2, (size - picture.height) // 2))
+    return np.asarray(square, np.float32) / 255.0
+
+
+def _framed(cell: np.ndarray) -> np.ndarray:
+    pixels = np.round(cell * 255.0).astype(np.uint8)
+    return np.pad(pixels, ((0, _GAP), (0, _GAP), (0, 0)), "constant", constant_values=255)
+
+
+def find_images(paths: Sequence[str], data_dir: Optional[str], count: int) -> List[bytes]:
+    """Encoded images: see the module's docstring.
+
+    Raises:
+        UserError: a file or the data set cannot be read.
+    """
+    try:
+        if paths:
+            return [tf.io.gfile.GFile(path, "rb").read() for path in paths]
+        if data_dir:
+            return _images_of(tfrecords.find_shards(data_dir, "train"), count)
+    except tf.errors.OpError as error:
+        raise UserError(error.message) from error
+    images = []
+    for photo in load_sample_images().images:
+        buffer = io.BytesIO()
+        Image.fromarray(photo).save(buffer, "JPEG", quality=95)
+        images.append(buffer.getvalue())
+    return images
+
+
+def _images_of(shards, count):
+    images = []
+    for shard in shards:
+        for record in tf.io.tf_record_iterator(shard):
+            features = tf.train.Example.FromString(record).features.feature
+            images.append(features["image/encoded"].bytes_list.value[0])
+            if len(images) == count:
+                return images
+    return images
+
+
+def define_flags(values=flags.FLAGS):
+    """Defines the flags; not on import, so that another program may have its own."""
+    flags.DEFINE_string("output", "augmentation_sheet.png", "The PNG.", flag_values=values)
+    flags.DEFINE_string("data_dir", None, "Data set whose images to take.", flag_values=values)
+    flags.DEFINE_integer("count", 6, "How many of the data set.", 1, flag_values=values)
+    flags.DEFINE_integer("image_size", 224, "Size of a version in pixels.", 1, flag_values=values)
+    flags.DEFINE_integer("versions", 6, "Training versions of each.", 0, flag_values=values)
+    flags.DEFINE_boolean(
+        "use_fast_color_distort", True, "As in training: shift colours only.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "seed", None, "Seed; default: another sheet each time.", flag_values=values
+    )
+
+
+def main(argv):
+    """Runs the program."""
+    options = flags.FLAGS
+    deprecation._PRINT_DEPRECATION_WARNINGS = False
+    tf.logging.set_verbosity(tf.logging.ERROR)
+    try:
+        sheet = make_sheet(
+            find_images(argv[1:], options.data_dir, options.count),
+            options.image_size,
+            options.versions,
+            options.use_fast_color_distort,
+            options.seed,
+        )
+        temporary = tfrecords.temporary_path(options.output)
+        Image.fromarray(sheet).save(temporary, "PNG")
+        os.replace(temporary, options.output)
+    except (UserError, OSError) as error:
+        sys.exit(f"augmentation_sheet.py: {error}")
+    print(f"{options.output}: {sheet.shape[1]}x{sheet.shape[0]} pixels.")
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)

@@ -1,0 +1,213 @@
+"""The program as its users run it: modes, results, kill and restart, wrong input."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from common import results
+from common.checkpoints import checkpoints
+from scripts import make_digits
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_SMALL = [
+    *["--num_cells=2", "--reduction_size=4", "--stem_reduction_size=4", "--image_size=19"],
+    *["--use_aux_head=False", "--augment=False", "--train_batch_size=32", "--eval_batch_size=32"],
+    *["--optimizer=momentum", "--lr=0.1", "--lr_decay_method=cosine", "--accelerator=cpu"],
+]
+
+pytestmark = pytest.mark.xdist_group("amoeba_net")
+
+
+def _command(*flags):
+    return [sys.executable, os.path.join(_ROOT, "amoeba_net.py"), *flags]
+
+
+def _run(*flags):
+    """(exit status, standard output and error) of the program."""
+    done = subprocess.run(
+        _command(*flags), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600, check=False
+    )
+    return done.returncode, done.stdout.decode()
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    directory = str(tmp_path_factory.mktemp("digits"))
+    make_digits.main(["make_digits.py", directory])
+    return directory
+
+
+@pytest.fixture(scope="module")
+def trained(digits, tmp_path_factory):
+    """(model directory, log) of a run over two epochs of 45 steps."""
+    model_dir = str(tmp_path_factory.mktemp("model"))
+    status, log = _run(
+        "--mode=train_and_eval", f"--data_dir={digits}", f"--model_dir={model_dir}",
+        "--num_epochs=2", "--random_seed=1", *_SMALL,
+    )  # fmt: skip
+    assert status == 0, log
+    return model_dir, log
+
+
+def test_log_lines_that_tools_read(trained):
+    model_dir, log = trained
+    number = r"[\d.e+-]+"
+    path = re.escape(model_dir)
+    for line in [
+        rf"Saving checkpoints for 90 into {path}/model\.ckpt\.",
+        rf"Loss for final step: {number}\.",
+        r"Evaluation \[12/12\]",
+        r"Finished evaluation at \d{4}-\d\d-\d\d",
+        rf"Saving dict for global step 90: global_step = 90, loss = {number}, "
+        rf"top_1_accuracy = {number}, top_5_accuracy = {number}",
+        rf"Saving 'checkpoint_path' summary for global step 90: {path}/model\.ckpt-90",
+        rf"Evaluation results: {{'loss': {number}, 'top_1_accuracy': {number}, "
+        rf"'top_5_accuracy': {number}, 'global_step': 90}}",
+        r"num_label_classes = 11, from .*dataset\.json",
+    ]:
+        assert re.search(line, log), line
+    assert log.count("Loss for final step") == 2  # Each line once, for two rounds of training.
+
+
+def test_results_json(trained):
+    model_dir, log = trained
+    records = results.read_results(model_dir)
+    assert [(r["kind"], r["global_step"]) for r in records] == [
+        *[("train", 45), ("eval", 45), ("train", 90), ("eval", 90)]
+    ]
+    last = records[-1]
+    assert last["metrics"]["images"] == 360
+    assert f"'top_1_accuracy': {last['metrics']['top_1_accuracy']}, " in log
+    for record in records:
+        speed = record["images_per_second"]
+        assert 0 < speed["low"] <= speed["median"] <= speed["high"]
+        assert record["seconds_per_step"] == pytest.approx(32 / speed["median"])
+        assert record["hparams"]["num_train_images"] == 1437
+        assert record["versions"]["tensorflow"].startswith("1.15")
+
+
+def test_finished_run_evaluates_once_and_ends(trained, digits):
+    model_dir, _ = trained
+    before = results.read_results(model_dir)
+    status, log = _run(
+        f"--data_dir={digits}", f"--model_dir={model_dir}", "--num_epochs=2", *_SMALL
+    )
+    assert status == 0, log
+    after = results.read_results(model_dir)
+    assert [r["kind"] for r in after[len(before) :]] == ["eval"]
+    assert after[-1]["metrics"] == before[-1]["metrics"]
+    assert "Training has finished already, at step 90." in log
+
+
+def test_eval_mode_ends_after_the_last_step_and_takes_one_checkpoint(trained, digits):
+    model_dir, _ = trained
+    common = [f"--data_dir={digits}", f"--model_dir={model_dir}", "--num_epochs=2", *_SMALL]
+    status, log = _run("--mode=eval", "--eval_drop_remainder", *common)
+    assert status == 0 and "Evaluated the last step, 90." in log, log
+    assert results.read_results(model_dir)[-1]["metrics"]["images"] == 352
+    status, log = _run("--mode=eval", f"--checkpoint_path={model_dir}/model.ckpt-45", *common)
+    assert status == 0, log
+    assert results.read_results(model_dir)[-1]["global_step"] == 45
+
+
+def test_predict_mode_measures_speed(trained, digits):
+    model_dir, _ = trained
+    status, log = _run(
+        "--mode=predict", f"--data_dir={digits}", f"--model_dir={model_dir}", *_SMALL
+    )
+    assert status == 0, log
+    assert re.search(r"Inference speed = [\d.]+ images per second\.", log)
+
+
+def test_synthetic_data(tmp_path):
+    status, log = _run(
+        "--mode=train", "--synthetic_data", f"--model_dir={tmp_path}", "--num_train_images=96",
+        "--num_epochs=1", *_SMALL, "--num_label_classes=5",
+    )  # fmt: skip
+    assert status == 0, log
+    assert results.read_results(str(tmp_path))[-1]["global_step"] == 3
+
+
+def test_killed_runs_end_at_the_planned_step(digits, tmp_path):
+    """Killed at three moments, as a checkpoint is there and between two, and started again."""
+    model_dir = str(tmp_path / "model")
+    flags = [
+        "--mode=train_and_eval", f"--data_dir={digits}", f"--model_dir={model_dir}",
+        "--num_epochs=4", "--num_epochs_per_eval=4", "--save_checkpoints_steps=20", *_SMALL,
+        "--image_size=32", "--reduction_size=8", "--stem_reduction_size=8",
+    ]  # fmt: skip
+
+    def step():
+        latest = checkpoints.latest(model_dir)
+        return checkpoints.global_step(latest) if latest else -1
+
+    for reached, delay in [(20, 0.0), (60, 0.3), (100, 0.1)]:
+        process = subprocess.Popen(
+            _command(*flags), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        while step() < reached and process.poll() is None:
+            time.sleep(0.1)
+        time.sleep(delay)
+        assert process.poll() is None, "The program ended before it was killed."
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert reached <= step() < 180
+    status, log = _run(*flags)
+    assert status == 0, log
+    assert step() == 180
+    last = results.read_results(model_dir)[-1]
+    assert (last["kind"], last["global_step"]) == ("eval", 180)
+    assert last["metrics"]["top_1_accuracy"] > 0.3  # Learnt something: by chance it is 0.1.
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        ([], "--model_dir is missing"),
+        (["--model_dir={tmp}/m"], "--data_dir is missing"),
+        (
+            ["--model_dir={tmp}/m", "--data_dir={tmp}"],
+            "neither {tmp}/train-*-of-* nor {tmp}/train/train-*-of-* matches a file",
+        ),
+        (["--model_dir={tmp}/m", "--data_dir={tmp}/absent"], "{tmp}/absent does not exist"),
+        (["--mode=foo"], "--mode=foo: value should be one of <train|eval|"),
+        (["--no_such_flag=1"], "Unknown command line flag 'no_such_flag'"),
+        (["--image_size=0"], "--image_size=0: 0 is not a positive integer"),
+        (["--train_batch_size=-4"], "--train_batch_size=-4: -4 is not a positive integer"),
+        (["--cell_name=amoeba_net_z"], "should be one of <amoeba_net_a|"),
+        (
+            ["--synthetic_data", "--model_dir={tmp}/m", "--image_size=64"],
+            "--image_size=64 is too small for the network: the smallest is 67, or 19 with "
+            "--use_aux_head=False.",
+        ),
+        (
+            ["--data_dir={digits}", "--model_dir={tmp}/m", "--num_eval_images=400"],
+            "--num_eval_images=400: the 2 validation files in {digits} hold 360 images.",
+        ),
+        (["--synthetic_data", "--model_dir=/dev/null/m"], "--model_dir=/dev/null/m cannot be"),
+        (["--use_tpu=True"], "--use_tpu=True: there is no TPU here"),
+        (
+            ["--data_dir={digits}", "--model_dir={trained}", *_SMALL, "--stem_reduction_size=8"],
+            "is of another network: variable stem/conv0/weights should have shape [3, 3, 3, 8], "
+            "the checkpoint has shape [3, 3, 3, 4].",
+        ),
+        (
+            [
+                *["--mode=eval", "--data_dir={digits}", "--model_dir={tmp}/m", *_SMALL],
+                "--checkpoint_path={tmp}/model.ckpt-1",
+            ],
+            "Cannot read a checkpoint at {tmp}/model.ckpt-1",
+        ),
+    ],
+)
+def test_wrong_input_ends_with_a_sentence(flags, expected, tmp_path, digits, trained):
+    names = {"tmp": tmp_path, "digits": digits, "trained": trained[0]}
+    status, log = _run(*(flag.format(**names) for flag in flags))
+    assert status not in (0, None)
+    assert expected.format(**names) in log
+    assert "Traceback" not in log

@@ -1,0 +1,405 @@
+"""Training by several processes on this machine, as users start it."""
+
+import glob
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+import amoeba_net_model
+import conftest
+from common import results
+from common.checkpoints import checkpoints
+from common.data import tfrecords
+from common.devices import accelerator
+from common.hooks import interruption
+from scripts import launch_local
+
+_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_IMAGES = 32
+_FIRST_STEP = 7  # Of the checkpoint that all trainings go on from.
+_STEPS = 6
+_SMALL = {
+    "num_cells": 2,
+    "reduction_size": 4,
+    "stem_reduction_size": 4,
+    "image_size": 19,
+    "use_aux_head": False,
+    "num_label_classes": 11,
+}
+_FLAGS = [
+    *(f"--{name}={value}" for name, value in _SMALL.items()),
+    *["--accelerator=cpu", "--optimizer=sgd", "--lr=0.05", "--lr_decay_method=constant"],
+    # Each step sees all images, so that their order does not matter.
+    *[f"--num_train_images={_IMAGES}", f"--train_batch_size={_IMAGES}"],
+    *[f"--num_eval_images={_IMAGES}", "--eval_batch_size=16"],
+    *["--augment=False", "--dense_dropout_keep_prob=1", "--moving_average_decay=0.9"],
+]
+# The program, which also keeps each step's loss and the variables of this process in the end.
+_PROGRAM = """
+import os, sys
+sys.path.insert(0, {root!r})
+import numpy as np
+import tensorflow.compat.v1 as tf
+from absl import app
+import amoeba_net
+from common.devices import accelerator
+from common.distribution import replication
+
+name = (os.environ.get("TF_CONFIG") or "alone")[-3:].strip("}} ")
+
+
+class Keeper(tf.train.SessionRunHook):
+    losses = []
+
+    def begin(self):
+        self.loss = tf.get_collection(tf.GraphKeys.LOSSES)[-1]
+
+    def before_run(self, context):
+        return tf.train.SessionRunArgs(self.loss)
+
+    def after_run(self, context, values):
+        self.losses.append(values.results)
+
+    def end(self, session):
+        variables = {{v.op.name: replication.copies(v)[0] for v in tf.global_variables()}}
+        values = session.run(variables)
+        directory = amoeba_net.FLAGS.model_dir
+        np.savez(f"{{directory}}/kept_{{name}}.npz", losses=self.losses, **values)
+
+
+hooks = accelerator.Accelerator.training_hooks
+accelerator.Accelerator.training_hooks = lambda *args: [Keeper(), *hooks(*args)]
+app.run(amoeba_net.main)
+"""
+
+pytestmark = pytest.mark.xdist_group("distribution")
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    """Directory with the program, images and a checkpoint to go on from."""
+    directory = tmp_path_factory.mktemp("distribution")
+    (directory / "program.py").write_text(textwrap.dedent(_PROGRAM).format(root=_ROOT))
+    images, labels = conftest._encoded_images()
+    examples = [
+        tfrecords.image_example(image, label, height=72, width=72)
+        for image, label in zip(images[:_IMAGES], labels)
+    ]
+    os.makedirs(directory / "data")
+    for split, shards in (("train", 3), ("validation", 1)):  # 3: files that do not divide.
+        for i in range(shards):
+            path = directory / "data" / tfrecords.shard_name(split, i, shards)
+            tfrecords.write_shard(str(path), examples[i::shards])
+    hparams = amoeba_net_model.build_hparams()
+    for name, value in _SMALL.items():
+        hparams.set_hparam(name, value)
+    conftest.write_random_checkpoint(hparams, str(directory / "start"))
+    return directory
+
+
+def _train(setting, name, processes, *flags):
+    """Trains from the checkpoint; returns the model directory, kept values of all, the logs."""
+    model_dir = setting / name
+    subprocess.run(["cp", "-r", str(setting / "start"), str(model_dir)], check=True)
+    flags = [
+        *[f"--data_dir={setting}/data", f"--model_dir={model_dir}", *_FLAGS],
+        *[f"--train_steps={_FIRST_STEP + _STEPS}", "--freeze_batch_norm", *flags],
+    ]
+    program = str(setting / "program.py")
+    if processes == 1:
+        command = [sys.executable, program, *flags]
+    else:
+        launcher = [sys.executable, launch_local.__file__, f"--workers={processes}"]
+        launcher += [f"--log_dir={setting}/{name}.log", f"--program={program}"]
+        command = [*launcher, *(["--evaluator"] if processes == 2 else []), "--", *flags]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    logs = {os.path.basename(path): _read(path) for path in glob.glob(f"{setting}/{name}.log/*")}
+    assert done.returncode == 0, (done.stdout.decode(), logs)
+    kept = [dict(np.load(path)) for path in sorted(glob.glob(f"{model_dir}/kept_*"))]
+    assert len(kept) == processes
+    return str(model_dir), kept, logs
+
+
+def _read(path):
+    with open(path) as f:
+        return f.read()
+
+
+@pytest.fixture(scope="module")
+def alone(setting):
+    return _train(setting, "alone", 1, "--mode=train")
+
+
+@pytest.fixture(scope="module")
+def two(setting):
+    """Two that train and one that evaluates, with a checkpoint every three steps."""
+    return _train(setting, "two", 2, "--mode=train_and_eval", "--save_checkpoints_steps=3")
+
+
+@pytest.fixture(scope="module")
+def four(setting):
+    return _train(setting, "four", 4, "--mode=train", "--gradient_clipping_by_global_norm=1e6")
+
+
+def test_replicas_hold_identical_weights_and_learn_what_one_process_does(alone, two, four):
+    _, (single,), _ = alone
+    for _, kept, _ in (two, four):
+        for other in kept[1:]:
+            for name, value in kept[0].items():
+                np.testing.assert_array_equal(other[name], value, err_msg=name)
+        assert len(kept[0]["losses"]) == _STEPS
+        np.testing.assert_allclose(kept[0]["losses"], single["losses"], rtol=1e-4)
+        for name, value in single.items():
+            np.testing.assert_allclose(kept[0][name], value, rtol=1e-3, atol=1e-4, err_msg=name)
+    assert single["losses"][-1] < single["losses"][0] - 1e-3  # It did learn.
+
+
+def test_the_chief_alone_writes(two):
+    model_dir, (chief, _), _ = two
+    assert not glob.glob(f"{model_dir}/*tmp*") and not glob.glob(f"{model_dir}/rank_*")
+    (train,) = [r for r in results.read_results(model_dir) if r["kind"] == "train"]
+    assert (train["num_devices"], train["global_step"]) == (2, _FIRST_STEP + _STEPS)
+    assert train["metrics"]["loss"] == pytest.approx(float(chief["losses"][-1]), rel=1e-6)
+    assert len(glob.glob(f"{model_dir}/events.*")) == 1
+
+
+def test_the_evaluator_evaluates_each_checkpoint_and_ends_with_training(two):
+    model_dir, _, logs = two
+    evaluations = [r["global_step"] for r in results.read_results(model_dir) if r["kind"] == "eval"]
+    last = _FIRST_STEP + _STEPS
+    assert evaluations == [_FIRST_STEP, _FIRST_STEP + 3, last]
+    assert f"Evaluated the last step, {last}." in logs["evaluator_0.log"]
+
+
+def _start_two(log_dir, flags):
+    """Starts two workers, as a scheduler that neither ends nor starts them again by itself."""
+    os.makedirs(log_dir)
+    arguments = launch_local.parse_arguments([f"--log_dir={log_dir}", "--", *flags])
+    return launch_local.start(arguments)
+
+
+def _wait_for_steps(processes):
+    """Waits until all have done steps."""
+    while not all("INFO:tensorflow:Step " in _read(process.log) for process in processes):
+        assert [p.status() for p in processes] == [None, None], [p.last_line() for p in processes]
+        time.sleep(0.1)
+
+
+def _end(processes):
+    """(exit statuses, logs) of processes that end by themselves within minutes."""
+    deadline = time.monotonic() + 240
+    while None in [p.status() for p in processes] and time.monotonic() < deadline:
+        time.sleep(0.1)
+    statuses = [p.status() for p in processes]
+    for process in processes:
+        process.signal(signal.SIGKILL)
+    return statuses, [_read(p.log) for p in processes]
+
+
+def _stop(processes, signalled, model_dir):
+    """Sends SIGTERM to some of two workers; returns the step at which both have stopped."""
+    _wait_for_steps(processes)
+    for rank in signalled:
+        processes[rank].signal(signal.SIGTERM)
+    statuses, logs = _end(processes)
+    assert statuses == [interruption.EXIT_STATUS] * 2, logs
+    step = checkpoints.global_step(checkpoints.latest(model_dir))
+    for rank, log in enumerate(logs):
+        reason = "SIGTERM" if rank in signalled else "a signal to another process"
+        assert f"Stopped by {reason} at step {step} of " in log
+        assert f"Step {step + 1} of " not in log
+        assert "Traceback" not in log
+    return step
+
+
+def test_signals_a_killed_worker_and_new_starts_end_at_the_planned_step(setting, tmp_path):
+    model_dir, logs, out = f"{tmp_path}/model", f"{tmp_path}/logs", f"{tmp_path}/out"
+    steps = 80
+    flags = [
+        *["--mode=train", f"--data_dir={setting}/data", f"--model_dir={model_dir}", *_FLAGS],
+        *[f"--train_steps={steps}", "--save_checkpoints_steps=30", "--log_steps=1"],
+    ]
+    first = _stop(_start_two(f"{tmp_path}/first", flags), [1], model_dir)
+    second = _stop(_start_two(f"{tmp_path}/second", flags), [0, 1], model_dir)
+    assert 0 < first < second < steps
+    assert f"model.ckpt-{first}\n" in _read(f"{tmp_path}/second/worker_0.log")
+
+    command = [sys.executable, launch_local.__file__, "--max_restarts=1", f"--log_dir={logs}"]
+    with open(out, "wb") as file:
+        launcher = subprocess.Popen([*command, "--", *flags], stdout=file, stderr=file)
+    while checkpoints.global_step(checkpoints.latest(model_dir)) == second:
+        assert launcher.poll() is None, _read(out)
+        time.sleep(0.1)
+    os.kill(int(re.search(r"worker 1 is process (\d+)", _read(out)).group(1)), signal.SIGKILL)
+    assert launcher.wait(timeout=300) == 0, _read(out)
+    assert checkpoints.global_step(checkpoints.latest(model_dir)) == steps
+    assert "worker 1 ended with status 137" in _read(out)
+    assert "starting all processes again (1 of 1)" in _read(out)
+    chief = _read(f"{logs}/worker_0.log")
+    assert re.search(
+        r"amoeba_net.py: worker 1 \(127.0.0.1:\d+\) (does not answer any more|has ended, or has "
+        r"been started again)\. This process ends too; start all of them again, and training goes "
+        r"on from the last checkpoint\.\n",
+        chief,
+    )
+    starts = re.findall(r"Restoring parameters from \S+/model\.ckpt-(\d+)\n", chief)
+    assert len(starts) == 2 and second == int(starts[0]) < int(starts[1]) < steps
+    assert "Traceback" not in chief
+    records = results.read_results(model_dir)
+    assert [record["global_step"] for record in records] == [first, second, steps]
+
+
+@pytest.mark.parametrize(
+    "config, flags, message",
+    [
+        (
+            '{"cluster": {"worker": ["127.0.0.1:%(port)d", "127.0.0.1:%(port)d"]}, "task": {}}',
+            [],
+            "TF_CONFIG: worker 0 and worker 1 have the same address",
+        ),
+        (
+            '{"cluster": {"worker": ["127.0.0.1:%(port)d", "b:1", "c:1"]}, '
+            '"task": {"type": "worker"}}',
+            [],
+            "--train_batch_size=32 does not divide by the 3 devices",
+        ),
+        (
+            '{"cluster": {"worker": ["127.0.0.1:%(port)d", "127.0.0.1:1"]}, '
+            '"task": {"type": "worker"}}',
+            ["--cluster_timeout=1"],
+            "worker 1 (127.0.0.1:1) did not come within 1 s (--cluster_timeout): start all",
+        ),
+    ],
+)
+def test_wrong_clusters_end_with_a_sentence(setting, tmp_path, config, flags, message):
+    (port,) = launch_local.free_ports(1)
+    done = subprocess.run(
+        [
+            *[sys.executable, os.path.join(_ROOT, "amoeba_net.py"), "--mode=train", *_FLAGS],
+            *[f"--data_dir={setting}/data", f"--model_dir={tmp_path}", *flags],
+        ],
+        env={**os.environ, "TF_CONFIG": config % {"port": port}},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    log = done.stdout.decode()
+    assert done.returncode == 1
+    assert message in log
+    assert "Traceback" not in log
+
+
+# The launcher ------------------------------------------------------------------------------------
+
+_SCRIPT = """
+import json, os, sys, time
+task = json.loads(os.environ["TF_CONFIG"])["task"]
+print("said", sys.argv[1], flush=True)
+if task == {"type": "worker", "index": 1} and not os.path.exists(sys.argv[2]):
+    open(sys.argv[2], "w").close()
+    print("that is why", flush=True)
+    sys.exit(int(sys.argv[1]))
+time.sleep(int(sys.argv[3]))
+"""
+
+
+@pytest.mark.parametrize(
+    "failure, seconds, restarts, status",
+    [("75", "1", 1, 0), ("75", "60", 0, 75), ("3", "60", 1, 3)],
+)
+def test_launcher_starts_again_only_what_may_end_well(
+    tmp_path, capfd, failure, seconds, restarts, status
+):
+    script, marker = tmp_path / "script.py", tmp_path / "marker"
+    script.write_text(_SCRIPT)
+    old = signal.getsignal(signal.SIGTERM)
+    try:
+        launch_local.main(
+            [
+                *[f"--program={script}", f"--max_restarts={restarts}", "--grace=0.5"],
+                *[f"--log_dir={tmp_path}/logs", "--", failure, str(marker), seconds],
+            ]
+        )
+        found = 0
+    except SystemExit as error:
+        found = error.code
+    finally:
+        signal.signal(signal.SIGTERM, old)
+    output = capfd.readouterr().out
+    assert found == status
+    assert f"worker 1 ended with status {failure}: that is why" in output
+    assert ("starting all processes again" in output) == (status == 0)
+
+
+def test_launcher_knows_the_status_of_processes_that_can_be_started_again():
+    assert launch_local.TEMPORARY_FAILURE == interruption.EXIT_STATUS
+
+
+# Several devices of one process ------------------------------------------------------------------
+
+
+def _train_replicas(replicas, model_dir, steps):
+    """Trains on virtual CPUs with `MirroredStrategy`, as on GPUs; returns all variables' values.
+
+    Both halves of a batch are the same images, so that their statistics are the whole batch's.
+    """
+    hparams = amoeba_net_model.build_hparams()
+    settings = {
+        **_SMALL,
+        "image_size": 32,
+        "dense_dropout_keep_prob": 1.0,
+        "drop_connect_keep_prob": 1.0,
+    }
+    settings.update(lr=0.01, lr_decay_method="constant", optimizer="momentum")
+    settings.update(train_batch_size=8, num_train_images=80)
+    for name, value in settings.items():
+        hparams.set_hparam(name, value)
+    random, size = np.random.RandomState(0), hparams.image_size
+    images = np.tile(random.uniform(-1, 1, (4, size, size, 3)), [2, 1, 1, 1]).astype(np.float32)
+    labels = np.tile(np.arange(1, 5, dtype=np.int32), 2)
+
+    def input_fn():
+        dataset = tf.data.Dataset.from_tensor_slices((images, labels)).repeat()
+        return dataset.batch(8 // replicas, drop_remainder=True)
+
+    session = accelerator.Accelerator().session_config(training=True)
+    session.device_count["CPU"] = replicas
+    devices = [f"/cpu:{i}" for i in range(replicas)]
+    config = tf.estimator.RunConfig(
+        model_dir=model_dir,
+        tf_random_seed=1,
+        session_config=session,
+        train_distribute=tf.distribute.MirroredStrategy(devices) if replicas > 1 else None,
+    )
+    model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, model_dir)
+    tf.estimator.Estimator(model.model_fn, config=config, params={}).train(
+        input_fn, max_steps=steps
+    )
+    reader = tf.train.load_checkpoint(model_dir)
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+def test_two_replicas_of_one_process_do_the_step_of_one(tmp_path):
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
+    start = _train_replicas(1, one, steps=1)
+    shutil.copytree(one, two)
+    expected, found = _train_replicas(1, one, steps=2), _train_replicas(2, two, steps=2)
+    assert found.keys() == expected.keys()
+    assert found["global_step"] == 2
+    moved = 0
+    for name, value in expected.items():
+        # TensorFlow's moving variance is n / (n - 1) of the batch's, whose n differs here.
+        if "moving_variance" not in name:
+            scale = max(1.0, np.abs(value).max())
+            np.testing.assert_allclose(found[name], value, atol=5e-4 * scale, err_msg=name)
+            moved += np.abs(value - start[name]).max() > 2e-3
+    assert moved > 50
