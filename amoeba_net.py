@@ -33,7 +33,8 @@ from common.devices import accelerator
 from common.distribution import cluster
 from common.errors import UserError
 from common.hooks import interruption, nonfinite, progress
-from common.hooks.hooks import LastValueHook, SessionTimingHook, ThroughputHook
+from common.hooks.speed import SessionTimingHook, ThroughputHook
+from common.hooks.summaries import LastValueHook
 from common.hparams import HParams
 
 MODES = ("train", "eval", "train_and_eval", "predict", "export")

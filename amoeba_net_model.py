@@ -14,7 +14,8 @@ from common.devices.accelerator import Accelerator
 from common.distribution import replication
 from common.errors import UserError
 from common.hooks import nonfinite
-from common.hooks.hooks import LoadEMAHook, SessionTimingHook  # noqa: F401 (the original's names)
+from common.hooks.saving import LoadEMAHook  # noqa: F401 (the original's name)
+from common.hooks.speed import SessionTimingHook  # noqa: F401 (the original's name)
 from common.hparams import HParams
 from imagenet_input import PADDING_LABEL, InputPipeline  # noqa: F401
 

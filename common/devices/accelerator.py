@@ -20,7 +20,8 @@ from tensorflow.python import pywrap_tensorflow
 from common.devices import rank_table
 from common.distribution import cluster as clusters
 from common.errors import UserError
-from common.hooks.hooks import QuickStartCheckpointSaverHook, ScalarSummaryHook
+from common.hooks.saving import LeanCheckpointSaverHook
+from common.hooks.summaries import ScalarSummaryHook
 
 NAMES = ("auto", "npu", "gpu", "cpu")
 
@@ -276,8 +277,8 @@ class Accelerator:
             )
             return
         for hook in hooks:  # What Estimators do, but not under this strategy.
-            if isinstance(hook, tf.train.CheckpointSaverHook):
-                hook._listeners.extend(saving_listeners)
+            if isinstance(hook, LeanCheckpointSaverHook):
+                hook.add_listeners(saving_listeners)
 
         def input_when_all_are_there():  # Before the graph is built, but after the server starts.
             clusters.wait_for_others(self.cluster, self.options.cluster_timeout, check)
@@ -295,7 +296,7 @@ class Accelerator:
         """Hooks that training needs on this device; the arguments are those of `estimator`."""
         hooks = []
         if self.is_chief or not self.cluster:
-            saver = QuickStartCheckpointSaverHook(model_dir, save_steps=save_checkpoints_steps)
+            saver = LeanCheckpointSaverHook(model_dir, save_steps=save_checkpoints_steps)
             hooks.append(saver)
         if self.cluster:
             hooks.append(clusters.ClusterHook(self.cluster))

@@ -1,16 +1,16 @@
-"""What the hooks measure."""
+"""What the throughput hook measures."""
 
 import pytest
 import tensorflow.compat.v1 as tf
 
-from common.hooks import hooks
+from common.hooks import speed
 
 
 def _measure(monkeypatch, steps):
     """Statistics of session runs of two seconds each, which fetched these global steps."""
     now = [100.0]
-    monkeypatch.setattr(hooks.time, "perf_counter", lambda: now[0])
-    hook = hooks.ThroughputHook(batch_size=8)
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: now[0])
+    hook = speed.ThroughputHook(batch_size=8)
     hook.after_create_session(None, None)
     for step in steps:
         now[0] += 2.0
@@ -29,8 +29,8 @@ def test_throughput_counts_all_the_time_of_all_steps(steps, measured, monkeypatc
     figures = _measure(monkeypatch, steps)
     assert figures["measured_steps"] == measured
     assert figures["seconds_per_step"] == pytest.approx(2.0)
-    for speed in figures["images_per_second"].values():
-        assert speed == pytest.approx(4.0)
+    for value in figures["images_per_second"].values():
+        assert value == pytest.approx(4.0)
 
 
 def test_throughput_of_loops_on_the_device(monkeypatch):

@@ -1,0 +1,120 @@
+"""Session hooks that measure speed: seconds per step, images per second."""
+
+import time
+from typing import Dict, Optional, Sequence
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+
+class ThroughputHook(tf.train.SessionRunHook):
+    """Measures seconds a step, and writes images a second to TensorBoard.
+
+    The first steps of a session are left out: they include graph optimisation and compilation.
+
+    Args:
+        batch_size: images a step, on all devices together.
+        summary_dir: where to write the scalar `images_per_second`; None for nowhere.
+        every_n_steps: steps a written point is averaged over.
+        warmup_runs: number of session runs left out at the start of each session.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        summary_dir: Optional[str] = None,
+        every_n_steps: int = 100,
+        warmup_runs: int = 1,
+    ):
+        self._batch_size = batch_size
+        self._summary_dir = summary_dir
+        self._every_n_steps = every_n_steps
+        self._warmup_runs = warmup_runs
+        self._seconds_per_step = []
+
+    def begin(self):
+        self._global_step = tf.train.get_global_step()
+
+    def after_create_session(self, session, coord):
+        self._previous = self._written = None
+        self._runs_to_skip = self._warmup_runs
+
+    def before_run(self, run_context):
+        return tf.train.SessionRunArgs(self._global_step)
+
+    def after_run(self, run_context, run_values):
+        step, now = int(run_values.results), time.perf_counter()
+        if self._runs_to_skip > 0:
+            self._runs_to_skip -= 1
+            return
+        if self._previous is None:
+            self._previous = (step, now)
+        # A run may fetch the step before it is counted: its time then goes with the next one's.
+        steps = step - self._previous[0]
+        if steps > 0:
+            self._seconds_per_step.extend([(now - self._previous[1]) / steps] * steps)
+            self._previous = (step, now)
+        self._maybe_write(step, now)
+
+    def _maybe_write(self, step: int, now: float):
+        if self._summary_dir is None:
+            return
+        if self._written is None:
+            self._written = (step, now)
+        elif step - self._written[0] >= self._every_n_steps:
+            speed = (step - self._written[0]) * self._batch_size / (now - self._written[1])
+            summary = tf.Summary(
+                value=[tf.Summary.Value(tag="images_per_second", simple_value=speed)]
+            )
+            tf.summary.FileWriterCache.get(self._summary_dir).add_summary(summary, step)
+            self._written = (step, now)
+
+    def statistics(self) -> Dict[str, object]:
+        """See `speed_statistics`."""
+        return speed_statistics(self._seconds_per_step, self._batch_size)
+
+
+class SessionTimingHook(tf.train.SessionRunHook):
+    """Measures the time inside session runs; the first, with its compilation, is left out."""
+
+    def __init__(self):
+        self._seconds = []
+
+    def before_run(self, run_context):
+        self._start = time.perf_counter()
+
+    def after_run(self, run_context, run_values):
+        self._seconds.append(time.perf_counter() - self._start)
+
+    def compute_speed(self, num_samples: int) -> float:
+        """Samples a second, where all runs together handled `num_samples`."""
+        runs = len(self._seconds)
+        if runs == 0:
+            raise ValueError("No session run was timed.")
+        if runs == 1:
+            return num_samples / self._seconds[0]
+        return num_samples * (runs - 1) / runs / sum(self._seconds[1:])
+
+    def statistics(self, batch_size: int) -> Dict[str, object]:
+        """See `speed_statistics`."""
+        return speed_statistics(self._seconds[1:], batch_size)
+
+
+def speed_statistics(seconds_per_step: Sequence[float], batch_size: int) -> Dict[str, object]:
+    """Figures for `results.json`; None where nothing was measured.
+
+    `images_per_second` is that of the median step, its `low` and `high` those of the 90th and the
+    10th percentile.
+    """
+    if not seconds_per_step:
+        return {"images_per_second": None, "seconds_per_step": None, "measured_steps": 0}
+    slow, median, fast = np.percentile(seconds_per_step, [90, 50, 10])
+    return {
+        "images_per_second": {
+            "median": batch_size / median,
+            "low": batch_size / slow,
+            "high": batch_size / fast,
+        },
+        "seconds_per_step": median,
+        "measured_steps": len(seconds_per_step),
+    }

@@ -1,0 +1,77 @@
+"""Session hooks that keep values of a training: for TensorBoard and for results.json."""
+
+import tensorflow.compat.v1 as tf
+
+
+class ScalarSummaryHook(tf.train.SessionRunHook):
+    """Writes the graph's scalar summaries from their values, and never runs a summary operation.
+
+    For devices that compile the training step as a whole, which summary operations cannot be in.
+    The same values are fetched in each run, so that there is only one step to compile.
+
+    Args:
+        summary_dir: directory of the event file.
+        every_n_steps: steps between two points.
+    """
+
+    def __init__(self, summary_dir: str, every_n_steps: int):
+        self._summary_dir = summary_dir
+        self._timer = tf.train.SecondOrStepTimer(every_steps=every_n_steps)
+
+    def begin(self):
+        self._global_step = tf.train.get_global_step()
+        summaries = [summary.op for summary in tf.get_collection(tf.GraphKeys.SUMMARIES)]
+        self._scalars = {
+            tf.get_static_value(op.inputs[0]).item().decode(): op.inputs[1]
+            for op in summaries
+            if op.type == "ScalarSummary"
+        }
+
+    def before_run(self, run_context):
+        return tf.train.SessionRunArgs([self._global_step, self._scalars])
+
+    def after_run(self, run_context, run_values):
+        step, scalars = run_values.results
+        if self._timer.should_trigger_for_step(step):
+            self._timer.update_last_triggered_step(step)
+            summary = tf.Summary()
+            for tag, value in scalars.items():
+                summary.value.add(tag=tag, simple_value=value)
+            tf.summary.FileWriterCache.get(self._summary_dir).add_summary(summary, step)
+
+
+class LastValueHook(tf.train.SessionRunHook):
+    """Keeps the last value of one scalar, by name, in `value`, and now and then one in `history`.
+
+    Args:
+        tensor_name: like 'total_loss:0'; of several replicas it is always the mean of their losses.
+        every_n_runs: of how many session runs one goes to the history.
+
+    Attributes:
+        value: the last value; None before the first run.
+        history: (number of the run in this session, value), the last one included.
+    """
+
+    def __init__(self, tensor_name: str, every_n_runs: int = 100):
+        self._tensor_name = tensor_name
+        self._every_n_runs = every_n_runs
+        self._runs = 0
+        self.value = None
+        self.history = []
+
+    def begin(self):
+        if tf.distribute.has_strategy():  # Each replica has one; the Estimator made their mean.
+            self._tensor_name = tf.get_collection(tf.GraphKeys.LOSSES)[-1].name
+
+    def before_run(self, run_context):
+        return tf.train.SessionRunArgs(self._tensor_name)
+
+    def after_run(self, run_context, run_values):
+        self._runs += 1
+        self.value = run_values.results
+        if self._runs % self._every_n_runs == 0:
+            self.history.append((self._runs, self.value))
+
+    def end(self, session):
+        if self._runs % self._every_n_runs:
+            self.history.append((self._runs, self.value))
