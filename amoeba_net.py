@@ -29,7 +29,8 @@ import settings
 from common import curves, results, storage
 from common.checkpoints import checkpoints
 from common.data import allocator
-from common.devices import accelerator
+from common.devices import options
+from common.devices.device import Device
 from common.distribution import cluster
 from common.errors import UserError
 from common.hooks import interruption, nonfinite, progress
@@ -46,7 +47,7 @@ LR_DECAY_METHODS = ("exponential", "cosine", "stepwise", "constant")
 
 # What to run, and on what.
 flags.DEFINE_enum("mode", "train_and_eval", MODES, "What to do.")
-flags.DEFINE_enum("accelerator", "auto", accelerator.NAMES, "Device; auto takes the best there is.")
+flags.DEFINE_enum("accelerator", "auto", options.NAMES, "Device; auto takes the best there is.")
 flags.DEFINE_boolean("use_tpu", False, "Kept from the TPU original: there is no TPU here.")
 flags.DEFINE_string("data_dir", None, "Directory of the TFRecords, flat or by split.")
 flags.DEFINE_string("model_dir", None, "Directory of checkpoints, logs and results.json.")
@@ -119,28 +120,28 @@ flags.DEFINE_float("cr_distortion_range", 0.1, "Largest shift of red chroma.", 0
 
 # Several processes, by TF_CONFIG.
 flags.DEFINE_enum(
-    "collectives", "auto", accelerator.COLLECTIVES, "How gradients are summed over processes."
+    "collectives", "auto", options.COLLECTIVES, "How gradients are summed over processes."
 )
 flags.DEFINE_integer("cluster_timeout", 600, "Seconds to wait for the other processes.", 1)
 
 # Ascend NPUs; the first two are for GPUs as well.
 flags.DEFINE_enum(
-    "precision_mode", "allow_fp32_to_fp16", accelerator.PRECISION_MODES, "Number formats."
+    "precision_mode", "allow_fp32_to_fp16", options.PRECISION_MODES, "Number formats."
 )
 flags.DEFINE_string("loss_scale", "dynamic", "Loss scale: dynamic, none or a number.")
 flags.DEFINE_integer("npu_iterations_per_loop", 1, "Steps on the NPU between host's turns.", 1)
 flags.DEFINE_string("profile_dir", None, "Where to write a profile of training.")
 flags.DEFINE_string("dump_dir", None, "Where to dump tensors.")
-flags.DEFINE_enum("dump_mode", "all", accelerator.DUMP_MODES, "Which tensors of an operator.")
+flags.DEFINE_enum("dump_mode", "all", options.DUMP_MODES, "Which tensors of an operator.")
 flags.DEFINE_string("dump_step", None, "Steps to dump, like 0|5-10; None: all.")
 flags.DEFINE_enum(
-    "dump_debug", None, accelerator.DUMP_DEBUG_MODES, "Dump operators that overflow, not all."
+    "dump_debug", None, options.DUMP_DEBUG_MODES, "Dump operators that overflow, not all."
 )
 flags.DEFINE_string("op_compiler_cache_dir", None, "Keeps compiled operators for the next start.")
 flags.DEFINE_string("fusion_switch_file", None, "JSON of fusions to switch on and off.")
 flags.DEFINE_string("modify_mixlist", None, "JSON of operators to compute in other precision.")
 flags.DEFINE_boolean("deterministic", False, "The same sums in the same order each time.")
-flags.DEFINE_enum("aoe_mode", None, accelerator.AOE_MODES, "Tune graphs (1) or operators (2).")
+flags.DEFINE_enum("aoe_mode", None, options.AOE_MODES, "Tune graphs (1) or operators (2).")
 
 # Evaluation, checkpoints and export.
 flags.DEFINE_integer("eval_batch_size", 64, "Images an evaluation step.", 1)
@@ -191,7 +192,7 @@ def main(argv):
         sys.exit(f"amoeba_net.py: {explanation}")
 
 
-def run_mode(hparams: HParams, device: accelerator.Accelerator):
+def run_mode(hparams: HParams, device: Device):
     """Does what --mode says; training alone in its directory, and until a signal comes."""
     stopper = interruption.Stopper()
     with contextlib.ExitStack() as stack:
@@ -231,7 +232,7 @@ class Run:
     def __init__(
         self,
         hparams: HParams,
-        device: accelerator.Accelerator,
+        device: Device,
         stopper: interruption.Stopper,
     ):
         self.hparams = hparams
@@ -275,14 +276,7 @@ class Run:
                 f"--train_batch_size={self.hparams.train_batch_size} does not divide by the "
                 f"{devices} devices: it counts the images of all of them together."
             )
-        steps = {
-            "steps of the training": self.train_steps,
-            "steps between checkpoints (--save_checkpoints_steps)": self.checkpoint_steps,
-            "steps that are done already": self.current_step(),
-        }
-        if FLAGS.mode == "train_and_eval":
-            steps["steps between evaluations"] = self.steps_per_eval
-        self.device.check_steps(steps)
+        self.device.check_save_steps(self.checkpoint_steps)
         if FLAGS.on_nan == "skip" and self.device.replicates:
             raise UserError(
                 f"--on_nan=skip is for one device, and these are {devices}: use --on_nan=stop."
@@ -421,7 +415,9 @@ class Run:
         hooks = [
             *[throughput, loss, self.non_finite_hook()],
             interruption.StopHook(self.stopper, self.stop_file()),
-            *self.device.training_hooks(self.model_dir, self.checkpoint_steps, FLAGS.log_steps),
+            *self.device.training_hooks(
+                self.model_dir, self.checkpoint_steps, FLAGS.log_steps, max_steps
+            ),
             shown,
         ]
         self.train_input.start_step = self.current_step()

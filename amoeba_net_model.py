@@ -10,7 +10,8 @@ import network_utils
 from common import results
 from common.checkpoints import checkpoints, warm_start
 from common.checkpoints.checkpoints import average_name
-from common.devices.accelerator import Accelerator
+from common.devices.cpu import Cpu
+from common.devices.device import Device
 from common.distribution import replication
 from common.errors import UserError
 from common.hooks import nonfinite
@@ -99,13 +100,13 @@ class AmoebaNetEstimatorModel:
     Args:
         hparams: see `build_hparams`.
         model_dir: where checkpoints are; a resumed training is checked against the latest.
-        accelerator: the device to train on; None for TensorFlow's own.
+        device: the device to train on; None for TensorFlow's own.
     """
 
-    def __init__(self, hparams: HParams, model_dir: str, accelerator: Optional[Accelerator] = None):
+    def __init__(self, hparams: HParams, model_dir: str, device: Optional[Device] = None):
         self.hparams = hparams
         self.model_dir = model_dir
-        self.accelerator = accelerator or Accelerator()
+        self.device = device or Cpu()
 
     def model_fn(self, features, labels, mode, params=None) -> tf.estimator.EstimatorSpec:
         """Builds the graph of one mode.
@@ -160,11 +161,11 @@ class AmoebaNetEstimatorModel:
         tf.summary.scalar("regularization_loss", regularization_loss)
         total_loss = tf.add(loss, regularization_loss, name="total_loss")
         optimizer = build_optimizer(hparams, self.learning_rate(global_step))
-        optimizer = self.accelerator.wrap_optimizer(optimizer)
+        optimizer = self.device.wrap_optimizer(optimizer)
         shown_loss = total_loss
         if hparams.on_nan == "skip":
             shown_loss = nonfinite.inf_for_nan(total_loss)
-            if not self.accelerator.skips_steps:
+            if not self.device.skips_steps:
                 optimizer = nonfinite.SkippingOptimizer(optimizer)
         train_op = self._train_op(total_loss, optimizer, global_step)
         self._check_latest_checkpoint()  # Again: now with the optimizer's variables.
@@ -229,7 +230,7 @@ class AmoebaNetEstimatorModel:
             *optimizer.compute_gradients(
                 loss,
                 var_list=variables_to_train(self.hparams.trainable_variables),
-                gate_gradients=self.accelerator.gate_gradients,
+                gate_gradients=self.device.gate_gradients,
             )
         )
         if tf.distribute.has_strategy():
@@ -239,7 +240,7 @@ class AmoebaNetEstimatorModel:
                 gradients, self.hparams.gradient_clipping_by_global_norm
             )
             tf.summary.scalar("gradient_norm", norm)
-        if self.accelerator.skips_steps or self.hparams.on_nan == "skip":
+        if self.device.skips_steps or self.hparams.on_nan == "skip":
             return self._skippable_train_op(optimizer, zip(gradients, variables), global_step)
         apply_gradients = optimizer.apply_gradients(zip(gradients, variables), global_step)
         update_ops = tf.get_collection(tf.GraphKeys.UPDATE_OPS)
@@ -301,7 +302,7 @@ class AmoebaNetEstimatorModel:
             apply_gradients = optimizer.apply_gradients(zip(gradients, variables), global_step)
         with tf.control_dependencies([apply_gradients]):
             applied = tf.equal(global_step.read_value(), next_step, name=STEP_WAS_APPLIED)
-        if self.accelerator.skips_steps:
+        if self.device.skips_steps:
             changes = [tf.where(applied, change, tf.zeros_like(change)) for change in changes]
         updates = [
             variable.assign_sub(change, read_value=False)
@@ -310,7 +311,7 @@ class AmoebaNetEstimatorModel:
 
         def move(strategy, applied):
             weight = average_weight(decay, global_step)
-            if self.accelerator.skips_steps:
+            if self.device.skips_steps:
                 weight = tf.where(strategy.experimental_local_results(applied)[0], weight, 0.0)
             return tf.group(
                 *(

@@ -14,7 +14,7 @@ import tensorflow.compat.v1 as tf
 
 import inception_preprocessing
 from common.data import image_sources, tfrecords
-from common.devices import accelerator
+from common.devices.cpu import CpuSession
 from common.errors import UserError
 from common.hparams import HParams
 
@@ -138,7 +138,7 @@ class ImageReader:
         with graph.as_default():
             self._encoded = tf.placeholder(tf.string, [])
             self._image = inception_preprocessing.preprocess_bytes(self._encoded, image_size)
-        self._session = accelerator.CpuSession(graph)
+        self._session = CpuSession(graph)
 
     def __call__(self, path: str) -> np.ndarray:
         """Raises UserError where the file is missing or no image; the message does not name it."""

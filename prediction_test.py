@@ -17,7 +17,7 @@ from PIL import Image
 import amoeba_net_model
 import prediction
 import serving
-from common.devices import accelerator
+from common.devices.cpu import Cpu
 from common.errors import UserError
 
 pytestmark = pytest.mark.xdist_group("tiny_model")
@@ -27,9 +27,7 @@ _ROOT = os.path.dirname(os.path.abspath(__file__))
 @pytest.fixture(scope="module")
 def estimator(tiny_model):
     model = amoeba_net_model.AmoebaNetEstimatorModel(tiny_model.hparams, tiny_model.model_dir)
-    return accelerator.Accelerator().estimator(
-        model.model_fn, tiny_model.model_dir, save_checkpoints_steps=1
-    )
+    return Cpu().estimator(model.model_fn, tiny_model.model_dir, save_checkpoints_steps=1)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import inception_preprocessing
 from common import imagenet
 from common.batch_norm_folding import fold_batch_norms
 from common.data import tfrecords
-from common.devices import accelerator
+from common.devices.cpu import CpuSession
 from common.errors import UserError
 from common.hparams import HParams
 
@@ -138,7 +138,7 @@ def _write_saved_model(checkpoint, hparams, path, labels):
     size = hparams.image_size
     assets = tempfile.mkdtemp()
     try:
-        with tf.Graph().as_default(), accelerator.CpuSession() as sess:
+        with tf.Graph().as_default(), CpuSession() as sess:
             encoded = tf.placeholder(tf.string, [None], name="encoded_images")
             with tf.device("/cpu:0"):
                 images = tf.map_fn(
@@ -236,7 +236,7 @@ def freeze(checkpoint: str, hparams: HParams) -> tf.GraphDef:
     """
     hparams = inference_hparams(hparams)
     size = hparams.image_size
-    with tf.Graph().as_default() as graph, accelerator.CpuSession() as sess:
+    with tf.Graph().as_default() as graph, CpuSession() as sess:
         images = tf.placeholder(tf.float32, [None, size, size, 3], name=FROZEN_INPUT)
         _restored_predictions(checkpoint, hparams, images, sess)
         graph_def = tf.graph_util.convert_variables_to_constants(

@@ -15,7 +15,10 @@ import model_builder
 import serving
 from common.checkpoints import checkpoints, warm_start
 from common.data.tfrecords import read_dataset_info
-from common.devices import accelerator
+from common.devices import choosing
+from common.devices.cpu import Cpu
+from common.devices.device import Device
+from common.devices.options import Options
 from common.distribution import cluster
 from common.errors import UserError
 from common.hparams import HParams
@@ -41,13 +44,13 @@ def hparams_from_flags(flags: FlagValues) -> HParams:
     return hparams
 
 
-def choose_device(flags: FlagValues) -> accelerator.Accelerator:
+def choose_device(flags: FlagValues) -> Device:
     """The device to run on; exports need no other than the CPU."""
     found = cluster.from_environment()
     if flags.mode == "export":
-        return accelerator.Accelerator(cluster=found)
-    options = {name: flags[name].value for name in accelerator.Options._fields}
-    return accelerator.choose(flags.accelerator, accelerator.Options(**options), found)
+        return Cpu(cluster=found)
+    options = {name: flags[name].value for name in Options._fields}
+    return choosing.choose(flags.accelerator, Options(**options), found)
 
 
 def take_dataset_info(flags: FlagValues, hparams: HParams):

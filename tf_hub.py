@@ -27,7 +27,8 @@ import serving
 import settings
 from common.checkpoints import checkpoints
 from common.data import tfrecords
-from common.devices import accelerator
+from common.devices.cpu import Cpu, CpuSession
+from common.devices.device import Device
 from common.errors import UserError
 from common.hparams import HParams
 
@@ -130,7 +131,7 @@ def export_to_hub(
             _DROPPED_COLLECTIONS,
         )
         temporary = tfrecords.temporary_path(export_path)
-        with tf.Graph().as_default(), accelerator.CpuSession() as session:
+        with tf.Graph().as_default(), CpuSession() as session:
             module = hub.Module(spec)
             variables = _checkpoint_variables(module, hparams)
             checkpoints.CheckedSaver(variables).restore(session, checkpoint_path)
@@ -195,7 +196,7 @@ def eval_from_hub(
     module_path: str,
     input_fn: Callable,
     hparams: HParams,
-    device: Optional[accelerator.Accelerator] = None,
+    device: Optional[Device] = None,
 ) -> Dict[str, float]:
     """Evaluates a classification module.
 
@@ -218,7 +219,7 @@ def eval_from_hub(
         )
 
     with tempfile.TemporaryDirectory() as model_dir:
-        estimator = (device or accelerator.Accelerator()).estimator(model_fn, model_dir, 1)
+        estimator = (device or Cpu()).estimator(model_fn, model_dir, 1)
         metrics = estimator.evaluate(input_fn)
     return {key: value for key, value in metrics.items() if key != tf.GraphKeys.GLOBAL_STEP}
 

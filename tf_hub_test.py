@@ -12,7 +12,7 @@ import tensorflow_hub as hub
 
 import amoeba_net_model
 import tf_hub
-from common.devices import accelerator
+from common.devices.cpu import Cpu
 from common.errors import UserError
 
 pytestmark = pytest.mark.xdist_group("tiny_model")
@@ -108,7 +108,7 @@ def test_fine_tuning(modules):
 def test_eval_from_hub_equals_evaluation(tiny_model, modules):
     hparams = tiny_model.hparams
     model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, tiny_model.model_dir)
-    estimator = accelerator.Accelerator().estimator(model.model_fn, tiny_model.model_dir, 1)
+    estimator = Cpu().estimator(model.model_fn, tiny_model.model_dir, 1)
     pipeline = amoeba_net_model.InputPipeline(False, tiny_model.data_dir, hparams)
     expected = estimator.evaluate(pipeline.input_fn, checkpoint_path=tiny_model.checkpoint)
     done = subprocess.run(

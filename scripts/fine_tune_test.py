@@ -15,7 +15,7 @@ from sklearn.datasets import load_sample_images
 
 from common import results
 from common.data import tfrecords
-from common.devices import accelerator
+from common.devices.cpu import CpuSession
 from scripts import fine_tune
 
 _SCRIPTS = os.path.dirname(os.path.abspath(__file__))
@@ -82,7 +82,7 @@ def test_from_a_folder_to_a_classifier_of_new_photographs(source, tmp_path):
     assert (hparams["reduction_size"], hparams["image_size"], hparams["lr"]) == (8, 40, 0.1)
 
     exported = log.strip().rsplit("SavedModel: ", 1)[1]
-    with tf.Graph().as_default(), accelerator.CpuSession() as session:
+    with tf.Graph().as_default(), CpuSession() as session:
         model = tf.saved_model.load(session, ["serve"], exported)
         signature = model.signature_def["serving_default"]
         new = [(label, p) for label, name in enumerate(cuts, 1) for p in cuts[name][_CUTS:]]

@@ -27,7 +27,7 @@ import amoeba_net_model
 import imagenet_input
 import serving
 from common.data import tfrecords
-from common.devices import accelerator
+from common.devices.cpu import CpuSession
 from common.errors import UserError
 
 INDEX = "batches.json"
@@ -64,7 +64,7 @@ def write_batches(data_dir: str, batches_dir: str, batch_size: int, image_size: 
         os.remove(index)  # It is true of the old files, and comes back when all new ones are there.
     all_labels = []
     pipeline = amoeba_net_model.InputPipeline(False, data_dir, hparams)
-    with tf.Graph().as_default(), accelerator.CpuSession() as session:
+    with tf.Graph().as_default(), CpuSession() as session:
         with pipeline.naming_bad_records():
             iterator = tf.data.make_initializable_iterator(pipeline.input_fn())
             batch = iterator.get_next()
@@ -89,7 +89,7 @@ def run_batches(frozen_graph: str, batches_dir: str, outputs_dir: str):
     graph_def = tf.GraphDef()
     with tf.io.gfile.GFile(frozen_graph, "rb") as file:
         graph_def.ParseFromString(file.read())
-    with tf.Graph().as_default() as graph, accelerator.CpuSession() as session:
+    with tf.Graph().as_default() as graph, CpuSession() as session:
         tf.import_graph_def(graph_def, name="")
         images, predictions = (
             graph.get_tensor_by_name(f"{name}:0")

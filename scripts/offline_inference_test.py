@@ -11,7 +11,7 @@ import tensorflow.compat.v1 as tf
 
 import amoeba_net_model
 import serving
-from common.devices import accelerator
+from common.devices.cpu import Cpu
 from common.errors import UserError
 from scripts import offline_inference
 
@@ -30,7 +30,7 @@ def evaluate(tiny_model):
     """{k: right answers} of what --mode=eval runs."""
     hparams = tiny_model.hparams
     model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, tiny_model.model_dir)
-    estimator = accelerator.Accelerator().estimator(model.model_fn, tiny_model.model_dir, 1)
+    estimator = Cpu().estimator(model.model_fn, tiny_model.model_dir, 1)
     pipeline = amoeba_net_model.InputPipeline(False, tiny_model.data_dir, hparams)
     metrics = estimator.evaluate(pipeline.input_fn, checkpoint_path=tiny_model.checkpoint)
     return {k: metrics[f"top_{k}_accuracy"] * hparams.num_eval_images for k in (1, 5)}

@@ -20,7 +20,8 @@ import model_builder
 import network_utils
 from common import results
 from common.data import tfrecords
-from common.devices import accelerator, rank_table
+from common.devices import choosing, gpu, rank_table
+from common.devices.cpu import CpuSession
 from common.errors import UserError
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -89,7 +90,7 @@ def stepping(tmp_path_factory):
     """Runs steps of one training graph and looks at all variables; rmsprop has the most of them."""
     hparams = _hparams(optimizer="rmsprop", lr=0.01, lr_warmup_epochs=0.0)
     with installed("current") as calls, tf.Graph().as_default(), tf.Session() as session:
-        device = accelerator.choose("npu")
+        device = choosing.choose("npu")
         yield _Stepping(session, device, hparams, tmp_path_factory.mktemp("model"), calls)
 
 
@@ -186,7 +187,7 @@ def test_a_good_step_updates_statistics_and_averages(stepping):
 @pytest.mark.xdist_group("npu_graph")
 def test_evaluation_graph_is_what_the_npu_takes(tmp_path):
     with installed(), tf.Graph().as_default() as graph:
-        spec = _build(accelerator.choose("npu"), "eval", _hparams(), tmp_path)[0]
+        spec = _build(choosing.choose("npu"), "eval", _hparams(), tmp_path)[0]
         fetches = [spec.loss, *(update for _, update in spec.eval_metric_ops.values())]
         ops = _needed(fetches + list(spec.predictions.values()))
         assert not _dynamic(ops)
@@ -203,7 +204,7 @@ def test_training_the_classifier_and_one_layer_moves_only_them(tmp_path):
         trainable_variables=f"^final_layer/|^{layer}", optimizer="momentum", lr_warmup_epochs=0.0
     )
     with installed(), tf.Graph().as_default(), tf.Session() as session:
-        device = accelerator.choose("npu")
+        device = choosing.choose("npu")
         stepping = _Stepping(session, device, hparams, tmp_path, [])
         before = stepping.variables()
         stepping.step(overflow=True)
@@ -220,9 +221,9 @@ def test_training_the_classifier_and_one_layer_moves_only_them(tmp_path):
 
 @pytest.mark.xdist_group("npu_gpu")
 def test_overflow_with_tensorflows_mixed_precision(tmp_path, monkeypatch):
-    monkeypatch.setattr(accelerator, "_has_gpu", lambda: True)
+    monkeypatch.setattr(gpu, "is_there", lambda: True)
     monkeypatch.delenv("RANK_SIZE", raising=False)
-    device = accelerator.choose("gpu")
+    device = choosing.choose("gpu")
     try:
         with tf.Graph().as_default(), tf.Session() as session:
             stepping = _Stepping(session, device, _hparams(lr_warmup_epochs=0.0), tmp_path, [])
@@ -245,9 +246,10 @@ _READ_TWO_EPOCHS = """
 import sys
 import tensorflow.compat.v1 as tf
 import amoeba_net_model
-from common.devices import accelerator
+from common.devices import choosing
+from common.devices.cpu import CpuSession
 
-device = accelerator.choose("npu")
+device = choosing.choose("npu")
 hparams = amoeba_net_model.build_hparams()
 hparams.image_size, hparams.train_batch_size = 8, 40
 for data in sys.argv[1:]:
@@ -255,7 +257,7 @@ for data in sys.argv[1:]:
     iterator = tf.data.make_initializable_iterator(pipeline.input_fn())
     images, labels = iterator.get_next()
     assert images.shape == [5, 8, 8, 3]
-    with accelerator.CpuSession() as session:
+    with CpuSession() as session:
         session.run(iterator.initializer)
         for _ in range(2):
             print(*session.run(labels))
@@ -367,7 +369,7 @@ def _curves(model_dir):
         ({}, {"RANK_SIZE": "2", "CM_WORKER_SIZE": "2"}, "RANK_SIZE and CM_WORKER_SIZE"),
         ({}, {"RANK_TABLE_FILE": __file__}, "cannot be read as JSON"),
         ({"precision_mode": "allow_fp32_to_bf16"}, {}, "--precision_mode=allow_fp32_to_bf16"),
-        ({"train_steps": 7, "npu_iterations_per_loop": 2}, {}, "the 7 steps of the training"),
+        ({"npu_iterations_per_loop": 2}, {}, "the 1251 steps between checkpoints"),
         (
             {"train_steps": 8, "npu_iterations_per_loop": 2, "save_checkpoints_steps": 5},
             {},
@@ -396,18 +398,18 @@ def test_checkpoint_without_a_loss_scale(tmp_path):
     """As when a training that began on a CPU goes on on an NPU."""
     hparams = _hparams()
     with mock.patch.object(model_builder, "build_network", _small_network):
-        with tf.Graph().as_default(), accelerator.CpuSession() as session:
-            _build(accelerator.choose("cpu"), "train", hparams, tmp_path)
+        with tf.Graph().as_default(), CpuSession() as session:
+            _build(choosing.choose("cpu"), "train", hparams, tmp_path)
             session.run(tf.global_variables_initializer())
             tf.train.Saver().save(session, str(tmp_path / "model.ckpt"), global_step=0)
         with installed(), tf.Graph().as_default():
             with pytest.raises(UserError, match="variable loss_scale"):
-                _build(accelerator.choose("npu"), "train", hparams, tmp_path)
+                _build(choosing.choose("npu"), "train", hparams, tmp_path)
 
 
 def test_ranks_must_start_from_the_same_step(tmp_path):
     model, table = tmp_path / "model", tmp_path / "table.json"
-    with tf.Graph().as_default(), accelerator.CpuSession() as session:
+    with tf.Graph().as_default(), CpuSession() as session:
         session.run(tf.train.create_global_step().assign(12).op)
         tf.train.Saver().save(session, str(model / "model.ckpt"), global_step=12)
     table.write_text(json.dumps(rank_table.make("127.0.0.1", [0, 1], ["192.168.1.1"] * 2)))

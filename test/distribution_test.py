@@ -19,7 +19,7 @@ import conftest
 from common import results
 from common.checkpoints import checkpoints
 from common.data import tfrecords
-from common.devices import accelerator
+from common.devices.cpu import Cpu
 from common.hooks import interruption
 from scripts import launch_local
 
@@ -51,7 +51,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from absl import app
 import amoeba_net
-from common.devices import accelerator
+from common.devices.device import Device
 from common.distribution import replication
 
 name = (os.environ.get("TF_CONFIG") or "alone")[-3:].strip("}} ")
@@ -76,8 +76,8 @@ class Keeper(tf.train.SessionRunHook):
         np.savez(f"{{directory}}/kept_{{name}}.npz", losses=self.losses, **values)
 
 
-hooks = accelerator.Accelerator.training_hooks
-accelerator.Accelerator.training_hooks = lambda *args: [Keeper(), *hooks(*args)]
+hooks = Device.training_hooks
+Device.training_hooks = lambda *args: [Keeper(), *hooks(*args)]
 app.run(amoeba_net.main)
 """
 
@@ -371,7 +371,7 @@ def _train_replicas(replicas, model_dir, steps):
         dataset = tf.data.Dataset.from_tensor_slices((images, labels)).repeat()
         return dataset.batch(8 // replicas, drop_remainder=True)
 
-    session = accelerator.Accelerator().session_config(training=True)
+    session = Cpu().session_config(training=True)
     session.device_count["CPU"] = replicas
     devices = [f"/cpu:{i}" for i in range(replicas)]
     config = tf.estimator.RunConfig(

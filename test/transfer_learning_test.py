@@ -16,7 +16,7 @@ import amoeba_net_model
 import model_builder
 from common.checkpoints import checkpoints, warm_start
 from common.data import tfrecords
-from common.devices import accelerator
+from common.devices.cpu import CpuSession
 
 _GOLDEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "golden")
 _HEADS = r"(^|/)(aux_\d+/aux_logits|final_layer)/FC/"
@@ -34,7 +34,7 @@ def _golden(cell_name):
 
 def _write_checkpoint(path, values):
     """A checkpoint without any model code: one operation that saves names and values."""
-    with tf.Graph().as_default(), accelerator.CpuSession() as session:
+    with tf.Graph().as_default(), CpuSession() as session:
         save = tf.raw_ops.SaveV2(
             prefix=path,
             tensor_names=list(values),

@@ -7,7 +7,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from common.checkpoints import warm_start
-from common.devices import accelerator
+from common.devices.cpu import CpuSession
 from common.errors import UserError
 
 _SHAPES = {"stem/w": [3, 4], "stem/mean": [4], "cell/w": [4, 4], "cell/v": [2], "head/FC/w": [4, 6]}
@@ -62,7 +62,7 @@ class _Source:
     def __init__(self, directory):
         self.directory = directory
         self.values = {name: np.full(shape, i) for i, (name, shape) in enumerate(_THERE.items())}
-        with tf.Graph().as_default(), accelerator.CpuSession() as session:
+        with tf.Graph().as_default(), CpuSession() as session:
             for name, value in self.values.items():
                 tf.get_variable(name, initializer=tf.constant(value, tf.float32))
                 average = tf.constant(value + 100, tf.float32)
@@ -89,7 +89,7 @@ def test_values_are_loaded_by_the_scaffold_and_nothing_is_added_to_the_graph(sou
         choice = warm_start.plan(warm_start.resolve(source.directory), variables)
         sources = {v: choice.taken[v.op.name] for v in variables if v.op.name in choice.taken}
         load = warm_start.init_fn(source.path, sources)
-        with accelerator.CpuSession() as session:
+        with CpuSession() as session:
             session.run(tf.variables_initializer(variables))
             old = session.run({v.op.name: v for v in variables})
             operations = len(graph.get_operations())
@@ -148,7 +148,7 @@ def test_damaged_checkpoint(source, tmp_path):
             content = f.read()
         kept = content if suffix == ".index" else content[: len(content) // 2]
         (tmp_path / f"cut.ckpt{suffix}").write_bytes(kept)
-    with tf.Graph().as_default(), accelerator.CpuSession() as session:
+    with tf.Graph().as_default(), CpuSession() as session:
         variables = _variables()
         load = warm_start.init_fn(f"{tmp_path}/cut.ckpt", {v: v.op.name for v in variables[:4]})
         with pytest.raises(UserError, match="is damaged or not all there"):

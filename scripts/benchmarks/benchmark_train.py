@@ -136,11 +136,11 @@ def _step_of_mode(configuration, directory, mode):
     import amoeba_net_model
     import model_builder
     from common.data import allocator
-    from common.devices.accelerator import Accelerator
+    from common.devices.cpu import Cpu
 
     allocator.keep_large_buffers()
     hparams = _hparams(configuration)
-    device = Accelerator()
+    device = Cpu()
     model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, None, device)
     size, batch_size = hparams.image_size, configuration["batch_size"]
     tf.train.get_or_create_global_step()
@@ -169,12 +169,12 @@ def _step_of_frozen(configuration, directory):
     import amoeba_net_model
     import serving
     from common.data import allocator
-    from common.devices import accelerator
+    from common.devices.cpu import Cpu, CpuSession
 
     allocator.keep_large_buffers()
     hparams = _hparams(configuration)
     size = hparams.image_size
-    with tf.Graph().as_default(), accelerator.CpuSession() as session:
+    with tf.Graph().as_default(), CpuSession() as session:
         tf.train.get_or_create_global_step()
         model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, None)
         spec = model.model_fn(tf.zeros([1, size, size, 3]), None, tf.estimator.ModeKeys.PREDICT)
@@ -184,7 +184,7 @@ def _step_of_frozen(configuration, directory):
     images = np.random.RandomState(0).uniform(-1, 1, [configuration["batch_size"], size, size, 3])
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(graph_def, name="")
-        session = tf.Session(graph=graph, config=accelerator.Accelerator().session_config())
+        session = tf.Session(graph=graph, config=Cpu().session_config())
         feed = {f"{serving.FROZEN_INPUT}:0": images.astype(np.float32)}
         operation = graph.get_operation_by_name(serving.FROZEN_OUTPUT)
     return lambda: session.run(operation, feed), None
@@ -194,12 +194,12 @@ def _matrix_product(configuration, directory):
     """A function that multiplies two large matrices, with its multiply-adds."""
     import tensorflow.compat.v1 as tf
 
-    from common.devices.accelerator import Accelerator
+    from common.devices.cpu import Cpu
 
     values = tf.random_uniform([_PEAK_SIZE, _PEAK_SIZE])
     a, b = tf.Variable(values, use_resource=True), tf.Variable(values, use_resource=True)
     product = tf.group(tf.matmul(a, b))
-    session = tf.Session(config=Accelerator().session_config())
+    session = tf.Session(config=Cpu().session_config())
     session.run(tf.global_variables_initializer())
     return lambda: session.run(product), _PEAK_SIZE**3
 

@@ -1,5 +1,6 @@
 """Choosing and setting up devices; the NPU with a stand-in for its adapter."""
 
+import glob
 import json
 import logging
 import os
@@ -11,8 +12,10 @@ import tensorflow.compat.v1 as tf
 from npu_stand_in.installed import PATH, installed
 
 from common import curves
-from common.devices import accelerator, rank_table
-from common.devices.accelerator import Options
+from common.devices import choosing, cpu, options, rank_table
+from common.devices import gpu as gpu_device
+from common.devices.cpu import CpuSession
+from common.devices.options import Options
 from common.errors import UserError
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -36,7 +39,7 @@ def _model_fn(features, labels, mode, params):
 
 def _run_config(calls, directory, options, save_checkpoints_steps=100, **kwargs):
     """The keywords the run config got, for an estimator with these options."""
-    device = accelerator.choose("npu", options)
+    device = choosing.choose("npu", options)
     estimator = device.estimator(_model_fn, str(directory), save_checkpoints_steps, **kwargs)
     assert type(estimator).__name__ == "NPUEstimator"
     return [arguments for name, arguments in calls if name == "NPURunConfig"][-1]
@@ -165,7 +168,7 @@ def test_flag_the_adapter_has_no_keyword_for(flag, value, tmp_path):
     assert f"--{flag}={value}" in str(error.value) and "adapter 1.2" in str(error.value)
 
 
-@pytest.mark.parametrize("mode", accelerator.PRECISION_MODES)
+@pytest.mark.parametrize("mode", options.PRECISION_MODES)
 def test_newer_adapter_takes_every_precision_mode(mode, tmp_path):
     with installed("newer") as calls:
         config = _run_config(calls, tmp_path, Options(precision_mode=mode))
@@ -181,7 +184,7 @@ def test_refusal_of_the_adapter_is_the_users_to_mend(tmp_path):
 
 def test_variables_that_load_weights_are_pointed_out(log):
     with installed(RESTORE_FROM="/data/weights"):
-        accelerator.choose("npu")
+        choosing.choose("npu")
     assert "RESTORE_FROM is set" in log.text
 
 
@@ -190,7 +193,7 @@ def test_variables_that_load_weights_are_pointed_out(log):
 
 def _wrap(calls, options):
     with tf.Graph().as_default():
-        optimizer = accelerator.choose("npu", options).wrap_optimizer(
+        optimizer = choosing.choose("npu", options).wrap_optimizer(
             tf.train.GradientDescentOptimizer(0.1)
         )
     return type(optimizer).__name__, [c for c in calls if "Optimizer" in c[0] or "Scale" in c[0]]
@@ -198,7 +201,7 @@ def _wrap(calls, options):
 
 def test_dynamic_loss_scale():
     with installed() as calls:
-        assert accelerator.choose("npu").skips_steps
+        assert choosing.choose("npu").skips_steps
         name, made = _wrap(calls, Options())
     assert name == "NPULossScaleOptimizer"
     assert made == [
@@ -232,7 +235,7 @@ def test_fixed_loss_scale_and_none():
             {"loss_scale": 1024.0, "enable_overflow_check": True},
         )
         assert _wrap(calls, Options(loss_scale="none"))[0] == "GradientDescentOptimizer"
-        assert not accelerator.choose("npu", Options(loss_scale="none")).skips_steps
+        assert not choosing.choose("npu", Options(loss_scale="none")).skips_steps
 
 
 def test_several_devices_average_inside_the_loss_scale(table):
@@ -240,11 +243,11 @@ def test_several_devices_average_inside_the_loss_scale(table):
     with installed(**ranks) as calls:
         _, made = _wrap(calls, Options())
     assert [name for name, _ in made] == [
-        "NPUDistributedOptimizer",
         "ExponentialUpdateLossScaleManager",
+        "NPUDistributedOptimizer",
         "NPULossScaleOptimizer",
     ]
-    assert made[0][1]["optimizer"] == "GradientDescentOptimizer"
+    assert made[1][1]["optimizer"] == "GradientDescentOptimizer"
     assert made[2][1]["optimizer"] == "NPUDistributedOptimizer"
     assert made[2][1]["is_distributed"] is True
 
@@ -256,7 +259,7 @@ def test_each_rank_has_its_share_and_its_model_directory(table, tmp_path):
     path, directories = table(8), set()
     for rank in range(8):
         with installed(RANK_SIZE="8", RANK_ID=str(rank), RANK_TABLE_FILE=path) as calls:
-            device = accelerator.choose("npu")
+            device = choosing.choose("npu")
             assert (device.num_devices, device.rank, device.is_chief) == (8, rank, rank == 0)
             assert device.sharding() == (8, rank)
             directories.add(device.model_dir("/model"))
@@ -273,12 +276,12 @@ def test_devices_that_a_chief_collects():
         "CM_WORKER_IP": "10.0.0.1",
     }
     with installed(ASCEND_DEVICE_ID="2", **chief):
-        assert accelerator.choose("npu").sharding() == (4, 2)
+        assert choosing.choose("npu").sharding() == (4, 2)
     with installed(RANK_SIZE="4", **chief), pytest.raises(UserError, match="are both set"):
-        accelerator.choose("npu")
+        choosing.choose("npu")
     del chief["CM_CHIEF_PORT"]
     with installed(**chief), pytest.raises(UserError, match="CM_CHIEF_PORT missing"):
-        accelerator.choose("npu")
+        choosing.choose("npu")
 
 
 @pytest.mark.parametrize(
@@ -296,7 +299,7 @@ def test_environments_that_are_wrong(environment, message):
     with installed():
         os.environ.update(environment)
         with pytest.raises(UserError, match=message):
-            accelerator.choose("npu")
+            choosing.choose("npu")
 
 
 @pytest.mark.parametrize(
@@ -312,15 +315,15 @@ def test_environments_that_are_wrong(environment, message):
 def test_rank_tables_that_are_wrong(changes, message, table):
     ranks = {"RANK_SIZE": "2", "RANK_ID": "0", "RANK_TABLE_FILE": table(4, **changes)}
     with installed(**ranks), pytest.raises(UserError, match=message):
-        accelerator.choose("npu")
+        choosing.choose("npu")
 
 
-def test_steps_must_fill_the_loops():
+def test_checkpoints_are_saved_between_loops():
     with installed():
-        device = accelerator.choose("npu", Options(npu_iterations_per_loop=10))
-        device.check_steps({"steps of the training": 100})
-        with pytest.raises(UserError, match="=10 does not divide the 105 steps of the training"):
-            device.check_steps({"steps of the training": 105})
+        device = choosing.choose("npu", Options(npu_iterations_per_loop=10))
+        device.check_save_steps(100)
+        with pytest.raises(UserError, match=r"=10 does not divide the 105 steps .* like 110"):
+            device.check_save_steps(105)
 
 
 # Options -----------------------------------------------------------------------------------------
@@ -340,15 +343,15 @@ def test_steps_must_fill_the_loops():
 )
 def test_options_that_are_wrong(options, message):
     with installed(), pytest.raises(UserError, match=message):
-        accelerator.choose("npu", Options(**options))
+        choosing.choose("npu", Options(**options))
 
 
 def test_summaries_of_the_npu_are_as_often_as_the_flag_says(tmp_path):
     directory = str(tmp_path)
-    with installed(), tf.Graph().as_default(), accelerator.CpuSession() as session:
+    with installed(), tf.Graph().as_default(), CpuSession() as session:
         step = tf.train.create_global_step()
         tf.summary.scalar("loss", tf.cast(step, tf.float32))
-        (hook,) = accelerator.choose("npu").training_hooks(directory, 100, log_steps=3)
+        (hook,) = choosing.choose("npu").training_hooks(directory, 100, log_steps=3, max_steps=9)
         hook.begin()
         for number in range(1, 9):
             session.run(step.assign(number).op)
@@ -362,7 +365,7 @@ def test_summaries_of_the_npu_are_as_often_as_the_flag_says(tmp_path):
 
 
 def test_cpu_says_once_that_it_computes_in_float32(log):
-    device = accelerator.choose("cpu", Options(profile_dir="p", npu_iterations_per_loop=5))
+    device = choosing.choose("cpu", Options(profile_dir="p", npu_iterations_per_loop=5))
     assert type(device.wrap_optimizer(tf.train.GradientDescentOptimizer(1.0))).__name__ == (
         "GradientDescentOptimizer"
     )
@@ -373,34 +376,34 @@ def test_cpu_says_once_that_it_computes_in_float32(log):
 
 def test_what_would_mislead_without_an_npu_is_refused(monkeypatch):
     with pytest.raises(UserError, match="--deterministic is for the NPU"):
-        accelerator.choose("cpu", Options(deterministic=True))
+        choosing.choose("cpu", Options(deterministic=True))
     monkeypatch.setenv("RANK_SIZE", "8")
     with pytest.raises(UserError, match="RANK_SIZE=8 in the environment"):
-        accelerator.choose("cpu")
+        choosing.choose("cpu")
 
 
 def test_auto_wants_an_npu_and_its_adapter(monkeypatch, log):
-    monkeypatch.setattr(accelerator, "_has_gpu", lambda: False)
+    monkeypatch.setattr(gpu_device, "is_there", lambda: False)
     with installed() as calls:
-        assert accelerator.choose("auto").name == "cpu"
+        assert choosing.choose("auto").name == "cpu"
         assert "adapter is installed but there is no NPU" in log.text
         assert not calls
-        monkeypatch.setattr(accelerator.glob, "glob", lambda pattern: ["/dev/davinci0"])
-        assert accelerator.choose("auto").name == "npu"
+        monkeypatch.setattr(choosing.glob, "glob", lambda pattern: ["/dev/davinci0"])
+        assert choosing.choose("auto").name == "npu"
         assert calls
-    assert accelerator.choose("auto").name == "cpu"
+    assert choosing.choose("auto").name == "cpu"
     assert "there is no NPU and no GPU" in log.text
 
 
 def test_npu_without_its_adapter(monkeypatch):
     monkeypatch.setenv("JOB_ID", "1")
     with pytest.raises(UserError, match="npu_bridge cannot be imported"):
-        accelerator.choose("npu")
+        choosing.choose("npu")
 
 
 @pytest.fixture
 def gpu(monkeypatch):
-    monkeypatch.setattr(accelerator, "_has_gpu", lambda: True)
+    monkeypatch.setattr(gpu_device, "is_there", lambda: True)
     yield
     tf.train.experimental.disable_mixed_precision_graph_rewrite()
 
@@ -415,7 +418,7 @@ def gpu(monkeypatch):
     ],
 )
 def test_gpu_uses_tensorflows_mixed_precision(gpu, options, mixed, skips):
-    device = accelerator.choose("gpu", options)
+    device = choosing.choose("gpu", options)
     with tf.Graph().as_default():
         optimizer = device.wrap_optimizer(tf.train.GradientDescentOptimizer(1.0))
     assert (type(optimizer).__name__ == "MixedPrecisionLossScaleOptimizer") == mixed
@@ -424,25 +427,25 @@ def test_gpu_uses_tensorflows_mixed_precision(gpu, options, mixed, skips):
 
 def test_gpu_refuses_modes_it_has_not(gpu):
     with pytest.raises(UserError, match="--precision_mode=force_fp16 is for the NPU"):
-        accelerator.choose("gpu", Options(precision_mode="force_fp16"))
+        choosing.choose("gpu", Options(precision_mode="force_fp16"))
 
 
 def test_threads_of_tensorflow_with_mkl(monkeypatch):
-    monkeypatch.setattr(accelerator.pywrap_tensorflow, "IsMklEnabled", lambda: True)
+    monkeypatch.setattr(cpu.pywrap_tensorflow, "IsMklEnabled", lambda: True)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(6))
-    config = accelerator.choose("cpu").session_config()
+    config = choosing.choose("cpu").session_config()
     assert (config.intra_op_parallelism_threads, config.inter_op_parallelism_threads) == (6, 2)
     assert os.environ["OMP_NUM_THREADS"] == "6"
     monkeypatch.setenv("OMP_NUM_THREADS", "3")  # The user's own choice stays.
-    accelerator.choose("cpu").session_config(training=True)
+    choosing.choose("cpu").session_config(training=True)
     assert os.environ["OMP_NUM_THREADS"] == "3"
 
 
 def test_cpu_session_stays_on_the_cpu():
     with installed():
-        accelerator.choose("npu")
-        with tf.Graph().as_default(), tf.Session() as npu, accelerator.CpuSession() as cpu:
+        choosing.choose("npu")
+        with tf.Graph().as_default(), tf.Session() as npu, CpuSession() as cpu:
             optimizers = [
                 s._config.graph_options.rewrite_options.custom_optimizers for s in (npu, cpu)
             ]
@@ -451,21 +454,22 @@ def test_cpu_session_stays_on_the_cpu():
 
 
 def test_importing_every_module_never_imports_the_adapter():
-    modules = [
-        f"{package}{name[:-3]}"
-        for package in ("", "common.")
-        for name in os.listdir(os.path.join(_ROOT, package.rstrip(".")))
-        if name.endswith(".py") and not name.endswith("_test.py")
+    paths = [
+        path
+        for pattern in ("*.py", "common/**/*.py")
+        for path in glob.glob(os.path.join(_ROOT, pattern), recursive=True)
+        if not path.endswith(("_test.py", "__init__.py"))
     ]
+    modules = [os.path.relpath(path, _ROOT)[:-3].replace(os.sep, ".") for path in paths]
     code = (
         "import sys, importlib\n"
         f"for name in {modules!r}:\n"
         "    importlib.import_module(name)\n"
-        "from common import accelerator\n"
-        "accelerator.choose('auto'), accelerator.choose('cpu')\n"
+        "from common.devices import choosing\n"
+        "choosing.choose('auto'), choosing.choose('cpu')\n"
         "assert importlib.util.find_spec('npu_bridge')\n"
         "assert not [m for m in sys.modules if m.startswith('npu_bridge')]\n"
     )
-    assert len(modules) > 10
+    assert len(modules) > 40
     environment = {**os.environ, "PYTHONPATH": PATH}
     subprocess.run([sys.executable, "-c", code], cwd=_ROOT, env=environment, check=True)
