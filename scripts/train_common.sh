@@ -191,7 +191,7 @@ prepare_rank_table() {
   ((processes > 1)) && [[ -z ${RANK_TABLE_FILE:-} ]] && [[ -z ${CM_WORKER_SIZE:-} ]] || return 0
   export RANK_TABLE_FILE=$scripts/output/rank_table_${processes}p.json
   mkdir -p "$scripts/output" &&
-    "$python" "$scripts/rank_table.py" --devices="$processes" --output="$RANK_TABLE_FILE" || exit
+    "$python" "$scripts/make_rank_table.py" --devices="$processes" --output="$RANK_TABLE_FILE" || exit
 }
 
 notice() {
@@ -246,7 +246,7 @@ train() {
   fi
 
   notice "$directory/train_$first.log"
-  "$python" "$scripts/train_report.py" --model_dir="$MODEL_DIR" --output_dir="$directory" \
+  "$python" "$scripts/modelzoo_report.py" --model_dir="$MODEL_DIR" --output_dir="$directory" \
     --network="$network" --case_name="$case_name" --rank_size="$processes" \
     --batch_size="$case_batch" --start="$start_time" --seconds="$((SECONDS - started))"
 }

@@ -25,8 +25,8 @@ _FILES = (
     "train_full_1p.sh",
     "train_full_8p.sh",
     "train_performance_1p.sh",
-    "train_report.py",
-    "rank_table.py",
+    "modelzoo_report.py",
+    "make_rank_table.py",
 )
 
 # Stands where amoeba_net.py does: writes down how it was called, and results.
@@ -380,31 +380,6 @@ def test_without_npus_one_process_has_the_images_of_eight(copy, tmp_path):
     flags, variables, _ = copy.call(model)
     assert (flags["train_batch_size"], variables["RANK_SIZE"]) == ("512", "1")
     assert sorted(os.listdir(model)) == ["call_0.json", "results.json"]
-
-
-def test_rank_table_is_made_and_checked(copy, tmp_path):
-    conf, table = tmp_path / "hccn.conf", tmp_path / "table.json"
-    conf.write_text("".join(f"address_{i}=192.168.100.{101 + i}\n" for i in range(8)))
-
-    def run(*arguments):
-        command = [sys.executable, os.path.join(_ROOT, "scripts", "rank_table.py"), *arguments]
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
-        )
-        return done.returncode, done.stdout.decode()
-
-    for devices in (1, 2, 4, 8):
-        made = run(f"--devices={devices}", f"--hccn_conf={conf}", f"--output={table}")
-        assert made == (0, "")
-        assert run(f"--devices={devices}", f"--check={table}")[0] == 0
-    rank_table.check_file(str(table), 8)
-    status, printed = run("--devices=4", f"--check={table}")
-    assert status == 1 and "it lists 8 devices, RANK_SIZE is 4" in printed
-    table.write_text("{")
-    assert "cannot be read as JSON" in run("--devices=4", f"--check={table}")[1]
-    status, printed = run("--devices=8", "--hccn_conf=/nowhere", f"--output={table}")
-    assert status == 1 and "give --device_ips" in printed
-    assert run("--devices=3", f"--output={table}")[0] != 0
 
 
 # End to end --------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def from_environment() -> Tuple[int, Optional[int]]:
     elif size > 1:
         raise UserError(
             f"RANK_SIZE={size} needs RANK_TABLE_FILE, the file that lists the devices: "
-            "scripts/rank_table.py makes one."
+            "scripts/make_rank_table.py makes one."
         )
     return size, rank
 
@@ -113,7 +113,7 @@ def check(table: Dict[str, Any], rank_size: int, name: str = ""):
     where = f"The rank table {name}".rstrip()
 
     def fail(what):
-        raise UserError(f"{where}: {what} scripts/rank_table.py makes a right one.")
+        raise UserError(f"{where}: {what} scripts/make_rank_table.py makes a right one.")
 
     if not isinstance(table, dict):
         fail("expected a JSON object.")

@@ -1,7 +1,7 @@
 """Makes or checks the rank table of a training on several Ascend devices.
 
-    python scripts/rank_table.py --devices=8 --output=rank_table_8p.json
-    python scripts/rank_table.py --check=rank_table_8p.json --devices=8
+    python scripts/make_rank_table.py --devices=8 --output=rank_table_8p.json
+    python scripts/make_rank_table.py --check=rank_table_8p.json --devices=8
 
 The devices' addresses are taken from /etc/hccn.conf (lines like address_0=192.168.100.101), or from
 --device_ips.
@@ -29,7 +29,7 @@ def main(argv=None):
             return
         write(arguments.output, make_table(arguments))
     except UserError as error:
-        sys.exit(f"rank_table.py: {error}")
+        sys.exit(f"make_rank_table.py: {error}")
 
 
 def parse_arguments(argv):

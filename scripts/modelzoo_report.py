@@ -2,7 +2,7 @@
 
 The training scripts call it; all figures are those of the training's own results.json:
 
-    python scripts/train_report.py --model_dir=MODEL --output_dir=output/0 --network=NAME \
+    python scripts/modelzoo_report.py --model_dir=MODEL --output_dir=output/0 --network=NAME \
         --case_name=CASE --rank_size=1 --batch_size=64 --start=1600000000 --seconds=3600
 """
 
@@ -21,7 +21,7 @@ def main(argv=None):
     records = read_records(os.path.join(arguments.model_dir, "results.json"))
     trainings = [r for r in records if r["kind"] == "train"]
     if not trainings:
-        sys.exit(f"train_report.py: results.json in {arguments.model_dir} tells of no training.")
+        sys.exit(f"modelzoo_report.py: results.json in {arguments.model_dir} tells of no training.")
     if not any(_seconds(r["time"]) >= arguments.start for r in trainings):
         print("Training had finished before: the speed and the loss are those of that run.")
     figures = collect_figures(records)
@@ -45,7 +45,7 @@ def read_records(path: str):
         with open(path) as f:
             return json.load(f)
     except (OSError, ValueError) as error:
-        sys.exit(f"train_report.py: {path} cannot be read: {error}")
+        sys.exit(f"modelzoo_report.py: {path} cannot be read: {error}")
 
 
 def collect_figures(records):
