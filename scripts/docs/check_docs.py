@@ -1,18 +1,19 @@
 #!/usr/bin/env python
-"""Checks that the README and the other pages are true: files, tests, flags, errors, commands.
+"""Checks that the README and the pages under docs/ are true: links, files, flags, errors, commands.
 
-    python scripts/docs/check_docs.py                  compares, and runs README.md's quick commands
-    python scripts/docs/check_docs.py --all            and those that take minutes
-    python scripts/docs/check_docs.py --list           says what would be run, and what needs what
-    python scripts/docs/check_docs.py --page=README.zh-CN.md
+    python scripts/docs/check_docs.py                       compare; run all pages' quick commands
+    python scripts/docs/check_docs.py --page=docs/data.md   run the commands of this page only
+    python scripts/docs/check_docs.py --all                 also run commands that take minutes
+    python scripts/docs/check_docs.py --list                list the commands and what they need
 
-Commands are the ```bash blocks of a page, run in their order by one shell in a copy of the
-repository. A comment before a block says why it is left out:
+The commands are the ```bash blocks of a page. One shell runs them in order, in a copy of the
+repository in which the quick start has been run. A comment before a block says why it is left out:
 
     <!-- takes: 2 minutes -->        run with --all only
     <!-- needs: an Ascend 910 -->    never run
 
-Blocks without a language show what quick commands print; the numbers may be others.
+Blocks without a language show what the quick commands print; the numbers may differ. The pages in
+Chinese have the same commands as the English ones, so only the English ones are run by default.
 """
 
 import argparse
@@ -25,16 +26,22 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from typing import Iterator, List, NamedTuple, Set
+from typing import Dict, Iterator, List, NamedTuple, Set
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-# The result that the other commands need, without most of its training.
-_QUICK_START = "bash scripts/quickstart.sh 1 --train_steps=2"
+# What the commands of every page start from.
+_QUICK_START = "bash scripts/quickstart.sh"
+_SHORT_QUICK_START = "bash scripts/quickstart.sh 1 --train_steps=2"
 _NOT_COPIED = shutil.ignore_patterns(
     ".git", ".venv", ".ruff_cache", "__pycache__", "output", "quickstart_run"
 )
 _NUMBER = r"\d+(?:\.\d+)?"
+_FILE = r"(?:[\w.-]+/)*[\w.-]+\.(?:py|sh|md|flags|yaml|tsv)"
+_DIRECTORY = r"(?:common|docs|test)/(?:[\w.-]+/)*"
+_EXTENSIONS = {"csv", "flags", "json", "log", "md", "pb", "png", "py", "sh", "tsv", "txt", "yaml"}
+_TRANSLATIONS = {"README.md": "README.zh-CN.md"}
+_NOT_TRANSLATED = "docs/flags.md"  # Generated.
 # Of programs that are not here.
 _FOREIGN_FLAGS = {
     *("build", "device", "fix", "help", "helpfull", "logdir", "model_base_path", "rm"),
@@ -65,11 +72,12 @@ def blocks(page: str) -> List[Block]:
     ]
 
 
-def commands(page: str) -> Set[str]:
-    """A page's commands without their comments, each on one line."""
-    text = "".join(block.text for block in blocks(page)).replace("\\\n", " ")
-    lines = (re.sub(r"(^|\s)#.*", "", line).split() for line in text.split("\n"))
-    return {" ".join(words) for words in lines if words}
+def commands(text: str) -> List[str]:
+    """The commands of a block without their comments, each on one line."""
+    lines = (
+        re.sub(r"(^|\s)#.*", "", line).split() for line in text.replace("\\\n", " ").split("\n")
+    )
+    return [" ".join(words) for words in lines if words]
 
 
 # Comparing ---------------------------------------------------------------------------------------
@@ -77,34 +85,78 @@ def commands(page: str) -> Set[str]:
 
 def pages() -> List[str]:
     """All pages, as paths in the repository."""
-    return [
-        os.path.relpath(path, ROOT)
-        for pattern in ("*.md", "docs/*.md", "test/*/*.md")
-        for path in sorted(glob.glob(os.path.join(ROOT, pattern)))
-    ]
+    found = []
+    for pattern in ("*.md", "docs/**/*.md", "test/**/*.md"):
+        found += sorted(glob.glob(os.path.join(ROOT, pattern), recursive=True))
+    return [os.path.relpath(path, ROOT) for path in found]
+
+
+def translations() -> Dict[str, str]:
+    """The English pages that have to have a Chinese one, and its path."""
+    found = {}
+    for name in pages():
+        if name in _TRANSLATIONS:
+            found[name] = _TRANSLATIONS[name]
+        elif os.path.dirname(name) == "docs" and name != _NOT_TRANSLATED:
+            found[name] = os.path.join("docs", "zh-CN", os.path.basename(name))
+    return found
 
 
 def problems(name: str, text: str) -> Iterator[str]:
     """What a page says and is not so; `name` is its path in the repository."""
+    for check in (_link_problems, _file_problems, _name_problems, _flag_problems, _error_problems):
+        yield from (f"{name} {problem}" for problem in check(name, text))
+
+
+def _link_problems(name, text):
+    directory = os.path.dirname(name)
+    for link, anchor in re.findall(r"(?:\]\(|src=\")(?!https?:)([^)#\"]*)(?:#([^)\"]+))?", text):
+        path = os.path.normpath(os.path.join(directory, link)) if link else name
+        if not os.path.exists(os.path.join(ROOT, path)):
+            yield f"links to {link}, which is not there."
+        elif anchor and anchor not in anchors(text if path == name else read(path)):
+            yield f"links to {link}#{anchor}, a heading that is not there."
+
+
+def anchors(text: str) -> Set[str]:
+    """The names that GitHub gives the headings of a page."""
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def _file_problems(name, text):
     directory = os.path.join(ROOT, os.path.dirname(name))
-    for link in re.findall(r"(?:\]\(|src=\")(?!https?:)([^)#\"]+)", text):
-        if not os.path.exists(os.path.join(directory, link)):
-            yield f"{name} links to {link}, which is not there."
-    texts = program_texts()
-    for path, test in re.findall(r"`((?:[\w.-]+/)*[\w.-]+\.(?:py|sh|md))(?:::(\w+))?`", text):
-        if path in texts:  # Made by a program.
+    for path, test in re.findall(rf"`({_FILE}|{_DIRECTORY})(?:::(\w+))?`", text):
+        if path in program_texts():  # Made by a program.
             continue
         if not any(os.path.exists(os.path.join(d, path)) for d in (ROOT, directory)):
-            yield f"{name} names {path}, which is not there."
-        if test and f"def {test}(" not in read(path):
-            yield f"{name} names {test} in {path}, which is not there."
-    known_flags = {text.lstrip("-") for text in texts} | _FOREIGN_FLAGS
+            yield f"names {path}, which is not there."
+        elif test and f"def {test}(" not in read(path):
+            yield f"names {test} in {path}, which is not there."
+
+
+def _name_problems(name, text):
+    """Functions and attributes of the modules and classes that are here."""
+    for owner, attribute in re.findall(r"`(\w+)\.(\w+)(?:\(\))?`", text):
+        if owner not in modules_and_classes() or attribute in _EXTENSIONS:
+            continue
+        texts = modules_and_classes()[owner]
+        if not any(re.search(rf"\b{attribute}\b", text) for text in texts):
+            yield f"names {owner}.{attribute}, which is not there."
+
+
+def _flag_problems(name, text):
+    known = {text.lstrip("-") for text in program_texts()} | _FOREIGN_FLAGS
     for flag in sorted(set(re.findall(r"(?<![\w-])--(\w+)", text))):
-        if flag not in known_flags and re.sub("^no", "", flag) not in known_flags:
-            yield f"{name} names --{flag}, which no program here has."
+        if flag not in known and re.sub("^no", "", flag) not in known:
+            yield f"names --{flag}, which no program here has."
+
+
+def _error_problems(name, text):
     for error in re.findall(r"^\| `([^`]+ [^`]+)` \|", text, re.MULTILINE):
-        if not any(error.strip("… ") in known for known in texts):
-            yield f"{name} quotes an error that no program here gives: {error}"
+        if not any(error.strip("… ") in known for known in program_texts()):
+            yield f"quotes an error that no program here gives: {error}"
 
 
 def read(name: str) -> str:
@@ -113,50 +165,87 @@ def read(name: str) -> str:
 
 
 @functools.lru_cache()
+def sources() -> Dict[str, str]:
+    """The text of every module that is not a test, by its path in the repository."""
+    found = {}
+    for pattern in ("*.py", "common/**/*.py", "scripts/**/*.py"):
+        for path in glob.glob(os.path.join(ROOT, pattern), recursive=True):
+            if not path.endswith("_test.py"):
+                name = os.path.relpath(path, ROOT)
+                found[name] = read(name)
+    return found
+
+
+@functools.lru_cache()
+def modules_and_classes() -> Dict[str, List[str]]:
+    """The texts that define a name: a module's own, and those with a class of that name."""
+    found = {}
+    for path, text in sources().items():
+        names = {os.path.splitext(os.path.basename(path))[0]}
+        for name in names | set(re.findall(r"^class (\w+)", text, re.MULTILINE)):
+            found.setdefault(name, []).append(text)
+    return found
+
+
+@functools.lru_cache()
 def program_texts() -> Set[str]:
     """All texts in the programs, with … for what is filled in; and the scripts' arguments."""
     found = set()
-    for pattern in ("*.py", "common/**/*.py", "scripts/**/*.py"):
-        for path in glob.glob(os.path.join(ROOT, pattern), recursive=True):
-            if path.endswith("_test.py"):
-                continue
-            for node in ast.walk(ast.parse(read(path))):
-                if isinstance(node, ast.JoinedStr):
-                    found.add("".join(getattr(value, "s", "…") for value in node.values))
-                elif isinstance(node, ast.Str):
-                    found.add(re.sub(r"%[sdg]", "…", node.s))
+    for text in sources().values():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.JoinedStr):
+                found.add("".join(getattr(value, "s", "…") for value in node.values))
+            elif isinstance(node, ast.Str):
+                found.add(re.sub(r"%[sdg]", "…", node.s))
     for path in glob.glob(os.path.join(ROOT, "scripts", "*.sh")):
         found.update(re.findall(r"--(\w+)=", read(path)))
+        for text in re.findall(r'"([^"\n]*)"', read(path)):
+            found.add(re.sub(r"\$(?:\w+|\{[^}]*\}|\([^)]*\))", "…", text))
     return found
 
 
 # Running -----------------------------------------------------------------------------------------
 
 
-def run(page: str, name: str, run_all: bool) -> List[str]:
-    """Runs a page's commands in a copy of the repository; says what failed, or is shown wrongly."""
+class Repository(NamedTuple):
+    """A copy of the repository, and what the commands run in it have printed."""
+
+    path: str
+    printed: str = ""
+
+
+def prepare(directory: str, command: str = _SHORT_QUICK_START) -> Repository:
+    """Copies the repository and runs the quick start there.
+
+    Raises:
+        RuntimeError: it fails; with the end of what it printed.
+    """
+    path = os.path.join(directory, "repository")
+    shutil.copytree(ROOT, path, symlinks=True, ignore=_NOT_COPIED)
+    os.symlink(os.path.join(ROOT, ".venv"), os.path.join(path, ".venv"))
+    status, printed = _bash(command, path)
+    if status:
+        raise RuntimeError(f"{command}: status {status}. {_end(printed)}")
+    return Repository(path, printed)
+
+
+def run(name: str, page: str, start: Repository, run_all: bool = False) -> List[str]:
+    """Runs a page's commands in a copy of `start`.
+
+    Returns:
+        The command that failed, or the lines that the page shows and no command printed.
+    """
     script = ["set -eo pipefail", "trap 'echo \"line $line: failed\"' ERR"]
-    if not run_all:
-        script += ["line='quick start'", _QUICK_START]
     for block in blocks(page):
         if block.mark != "needs" and (run_all or block.mark != "takes"):
             script += [f"line={block.line}", f"echo '--- {name}, line {block.line}'", block.text]
     with tempfile.TemporaryDirectory() as directory:
-        copy = os.path.join(directory, "repository")
-        shutil.copytree(ROOT, copy, symlinks=True, ignore=_NOT_COPIED)
-        os.symlink(os.path.join(ROOT, ".venv"), os.path.join(copy, ".venv"))
-        done = subprocess.run(
-            ["bash", "-c", "\n".join(script)],
-            cwd=copy,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    printed = done.stdout.decode(errors="replace")
-    if done.returncode:
-        end = printed[-3000:]
-        return [f"{name}: status {done.returncode}. The end of what was printed:\n{end}"]
+        path = os.path.join(directory, "repository")
+        shutil.copytree(start.path, path, symlinks=True)
+        status, printed = _bash("\n".join(script), path)
+    if status:
+        return [f"{name}: status {status}. {_end(printed)}"]
+    printed += start.printed
     return [
         f"{name} shows a line that no command printed: {line}"
         for line in shown_lines(page)
@@ -164,10 +253,37 @@ def run(page: str, name: str, run_all: bool) -> List[str]:
     ]
 
 
+def _bash(script, directory):
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=directory,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    return done.returncode, done.stdout.decode(errors="replace")
+
+
+def _end(printed):
+    return f"The end of what was printed:\n{printed[-3000:]}"
+
+
 def shown_lines(page: str) -> List[str]:
     """The lines of blocks without a language."""
     fences = re.findall(r"^```(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     return [line for language, text in fences if not language for line in text.splitlines()]
+
+
+def pages_with_commands(run_all: bool = False) -> List[str]:
+    """The English pages of which at least one command is run."""
+    left_out = {"needs"} if run_all else {"needs", "takes"}
+    translated = set(translations().values())
+    return [
+        name
+        for name in pages()
+        if name not in translated and any(b.mark not in left_out for b in blocks(read(name)))
+    ]
 
 
 def list_blocks(page: str, name: str):
@@ -178,16 +294,21 @@ def list_blocks(page: str, name: str):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--page", default="README.md", help="Whose commands to run.")
+    parser.add_argument("--page", action="append", help="Page whose commands to run; repeats.")
     parser.add_argument("--all", action="store_true", help="Run commands that take minutes too.")
     parser.add_argument("--list", action="store_true", help="Only list the commands.")
     arguments = parser.parse_args(argv)
-    page = read(arguments.page)
+    names = arguments.page or pages_with_commands(arguments.all)
     if arguments.list:
-        list_blocks(page, arguments.page)
+        for name in arguments.page or pages():
+            list_blocks(read(name), name)
         return
     found = [problem for name in pages() for problem in problems(name, read(name))]
-    found += run(page, arguments.page, arguments.all)
+    with tempfile.TemporaryDirectory() as directory:
+        start = prepare(directory, _QUICK_START if arguments.all else _SHORT_QUICK_START)
+        for name in names:
+            print(f"Running the commands of {name}.", flush=True)
+            found += run(name, read(name), start, arguments.all)
     if found:
         sys.exit("\n".join(found))
 

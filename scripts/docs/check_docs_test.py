@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 
 import pytest
 
@@ -34,38 +35,51 @@ def test_pages_agree_with_the_program(name):
     assert list(check_docs.problems(name, check_docs.read(name))) == []
 
 
-def test_commands_of_the_readme_run():
-    assert check_docs.run(check_docs.read("README.md"), "README.md", run_all=False) == []
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    return check_docs.prepare(str(tmp_path_factory.mktemp("start")))
 
 
-def test_chinese_readme_has_the_english_ones_commands():
-    english, chinese = map(check_docs.read, ("README.md", "README.zh-CN.md"))
-    marks = {}
-    for block in check_docs.blocks(english):
-        for command in check_docs.commands(f"```bash\n{block.text}```\n"):
-            marks[command] = block.mark, block.reason
-    found = {}
-    for block in check_docs.blocks(chinese):
-        for command in check_docs.commands(f"```bash\n{block.text}```\n"):
-            found[command] = block.mark, block.reason
-            variables = set(re.findall(r"\$(DATA|MODEL|RECIPE)\b", command))
-            assert all(any(f"{v}=" in earlier for earlier in found) for v in variables), command
-    assert found.items() <= marks.items()
+@pytest.mark.xdist_group("commands of the pages")
+@pytest.mark.parametrize("name", check_docs.pages_with_commands())
+def test_commands_of_the_pages_run(name, start):
+    assert check_docs.run(name, check_docs.read(name), start) == []
+
+
+@pytest.mark.parametrize("english, chinese", sorted(check_docs.translations().items()))
+def test_chinese_pages_have_the_commands_of_the_english_ones(english, chinese):
+    def runs(name):
+        found = check_docs.blocks(check_docs.read(name))
+        return [(block.mark, block.reason, check_docs.commands(block.text)) for block in found]
+
+    assert runs(chinese) == runs(english)
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_readmes_are_short(name):
+    assert len(check_docs.read(name).splitlines()) <= 200
 
 
 def test_what_is_wrong_on_a_page_is_found():
     text = (
         "[a](absent.md) [b](CONTRIBUTING.md) [c](https://example.org/x.md) `scripts/absent.sh` "
-        "`golden_test.py::test_absent` `golden_test.py::test_evaluation` --absent --lr --nouse_tpu"
+        "`tf_hub_test.py::test_absent` `tf_hub_test.py::test_eval_from_hub_equals_evaluation` "
+        "--absent --lr --nouse_tpu [d](README.md#absent) [e](#一个标题-too) `common/absent/` "
+        "`common/data/` `settings.absent` `UserError.absent` `settings.json` `settings.check_flags`"
         "\n"
+        "## 一个标题, *too*?\n"
         "| `--use_tpu=True: there is no … here` | made up |\n"
         "| `--image_size=… is too small for the network: …` | not made up |\n"
     )
     found = [problem.split(" ", 1)[1] for problem in check_docs.problems("README.md", text)]
     assert found == [
         "links to absent.md, which is not there.",
+        "links to README.md#absent, a heading that is not there.",
         "names scripts/absent.sh, which is not there.",
-        "names test_absent in golden_test.py, which is not there.",
+        "names test_absent in tf_hub_test.py, which is not there.",
+        "names common/absent/, which is not there.",
+        "names settings.absent, which is not there.",
+        "names UserError.absent, which is not there.",
         "names --absent, which no program here has.",
         "quotes an error that no program here gives: --use_tpu=True: there is no … here",
     ]
@@ -77,21 +91,34 @@ def test_blocks_and_their_marks():
         (9, "", ""),
         (17, "takes", "3 minutes"),
     ]
-    assert check_docs.commands(_PAGE) == {"npu-smi info", "A=1", "echo $A two", "sleep 180"}
+    assert [check_docs.commands(b.text) for b in check_docs.blocks(_PAGE)] == [
+        ["npu-smi info"],
+        ["A=1", "echo $A two"],
+        ["sleep 180"],
+    ]
 
 
-def test_command_that_fails_is_named(monkeypatch):
-    monkeypatch.setattr(check_docs, "_QUICK_START", "true")
-    page = "```bash\nls scripts\n```\n\n```bash\nls golden_test.py absent\n```\n"
-    (problem,) = check_docs.run(page, "PAGE", run_all=False)
+def test_command_that_fails_is_named(tmp_path):
+    page = "```bash\ntouch here\n```\n\n```bash\nls here absent\n```\n"
+    (problem,) = check_docs.run("PAGE", page, check_docs.Repository(str(tmp_path)))
     assert "PAGE: status" in problem and problem.endswith("line 6: failed\n")
-    assert "--- PAGE, line 2" in problem and "golden_test.py" in problem
+    assert "--- PAGE, line 2" in problem and "here\n" in problem
+    assert not list(tmp_path.iterdir())
 
 
-def test_what_is_shown_must_be_printed(monkeypatch):
-    monkeypatch.setattr(check_docs, "_QUICK_START", "true")
-    page = "```bash\necho '99 of 7 (right)'\n```\n\n```\n0.25 of 3 (right)\n3 of 4 (wrong)\n```\n"
-    assert check_docs.run(page, "PAGE", run_all=False) == [
+def test_quick_start_that_fails_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(check_docs, "_NOT_COPIED", shutil.ignore_patterns("*"))
+    with pytest.raises(RuntimeError, match="ls absent: status 2"):
+        check_docs.prepare(str(tmp_path), "ls absent")
+
+
+def test_what_is_shown_must_be_printed(tmp_path):
+    page = (
+        "```bash\necho '99 of 7 (right)'\n```\n\n"
+        "```\n0.25 of 3 (right)\n3 of 4 (wrong)\nthe quick start's\n```\n"
+    )
+    start = check_docs.Repository(str(tmp_path), printed="the quick start's")
+    assert check_docs.run("PAGE", page, start) == [
         "PAGE shows a line that no command printed: 3 of 4 (wrong)"
     ]
 
@@ -110,7 +137,8 @@ def test_container_recipes_copy_what_is_there(name):
 
 def test_container_runs_the_two_commands():
     assert 'CMD ["bash", "scripts/quickstart.sh"]' in check_docs.read("Dockerfile")
-    assert {
+    first = check_docs.blocks(check_docs.read(os.path.join("docs", "docker.md")))[0]
+    assert check_docs.commands(first.text)[1:] == [
         "docker run --rm amoeba_net",
         "docker run --rm amoeba_net bash scripts/run_tests.sh",
-    } < (check_docs.commands(check_docs.read(os.path.join("docs", "docker.md"))))
+    ]
