@@ -70,6 +70,7 @@ def test_what_is_wrong_on_a_page_is_found():
         "## 一个标题, *too*?\n"
         "| `--use_tpu=True: there is no … here` | made up |\n"
         "| `--image_size=… is too small for the network: …` | not made up |\n"
+        "| `data_path: there is no directory …` | a shell script's |\n"
     )
     found = [problem.split(" ", 1)[1] for problem in check_docs.problems("README.md", text)]
     assert found == [

@@ -23,10 +23,11 @@ PAGE = os.path.join(os.path.dirname(amoeba_net.__file__), "docs", "flags.md")
 _HEADER = """\
 # Flags of amoeba_net.py
 
-Made from the program by `python scripts/docs/flags_table.py`; do not edit. `tf_hub.py` takes the
-same flags. A flag with an empty default is unset. Unknown flags and values that are not legal end
-the program with a sentence before anything is computed. Booleans are written `--name`, `--noname`
-or `--name=False`; a list is `a,b`; a flag that repeats is given once for each value.
+Generated from the program by `python scripts/docs/flags_table.py`; do not edit. `tf_hub.py` accepts
+the same flags. A flag with an empty default is not set. If a flag is unknown or has an illegal
+value, the program exits with a sentence that names it, before anything is computed. Write a
+Boolean as `--name`, `--noname`, or `--name=False`, and a list as `a,b`. A flag that repeats is
+given once for each value.
 """
 
 
