@@ -27,16 +27,34 @@ ARCHITECTURE = ("cell_name", "num_cells", "reduction_size", "stem_reduction_size
 STEP_WAS_APPLIED = "step_was_applied"
 
 
-def build_hparams(cell_name: str = "amoeba_net_d") -> HParams:
-    """All hyper-parameters with the defaults of full ImageNet training (the flags have others)."""
+# Where the original's `build_hparams` differs from the program's defaults.
+_FULL_SIZE = {
+    "image_size": 299,
+    "train_batch_size": 32,
+    "eval_batch_size": 40,
+    "num_cells": 18,
+    "drop_connect_keep_prob": 0.7,
+    "batch_norm_decay": 0.9997,
+    "batch_norm_epsilon": 0.001,
+    "gradient_clipping_by_global_norm": 10.0,
+    "num_epochs": 100.0,
+    "lr": 0.015,
+    "lr_decay_value": 0.97,
+    "lr_num_epochs_per_decay": 2.4,
+    "lr_warmup_epochs": 3.0,
+}
+
+
+def default_hparams() -> HParams:
+    """All hyper-parameters with the program's defaults, which are those of its flags."""
     return HParams(
         # Data.
-        image_size=299,
+        image_size=224,
         num_label_classes=1001,  # Class 0 is the background.
         num_train_images=1281167,
         num_eval_images=50000,
-        train_batch_size=32,
-        eval_batch_size=40,
+        train_batch_size=64,
+        eval_batch_size=64,
         eval_drop_remainder=False,
         synthetic_data=False,
         random_seed=None,
@@ -50,8 +68,8 @@ def build_hparams(cell_name: str = "amoeba_net_d") -> HParams:
         cb_distortion_range=0.1,
         cr_distortion_range=0.1,
         # Architecture.
-        cell_name=cell_name,
-        num_cells=18,  # Normal cells of all stacks together.
+        cell_name="amoeba_net_d",
+        num_cells=6,  # Normal cells of all stacks together.
         reduction_size=256,  # Filters of the first stack; each reduction doubles them.
         stem_reduction_size=32,
         stem_type="imagenet",
@@ -64,20 +82,20 @@ def build_hparams(cell_name: str = "amoeba_net_d") -> HParams:
         # Regularisation.
         weight_decay=4e-5,
         label_smoothing=0.1,
-        drop_connect_keep_prob=0.7,
+        drop_connect_keep_prob=1.0,
         drop_connect_version="v1",
         drop_connect_burn_in_steps=None,  # Steps to full strength (v1, v3); None: all of training.
         dense_dropout_keep_prob=0.5,
-        batch_norm_decay=0.9997,
-        batch_norm_epsilon=0.001,
-        gradient_clipping_by_global_norm=10.0,  # Off at 0 and below.
+        batch_norm_decay=0.9,
+        batch_norm_epsilon=1e-5,
+        gradient_clipping_by_global_norm=0.0,  # Off at 0 and below.
         # Schedule.
-        num_epochs=100.0,
-        lr=0.015,
+        num_epochs=35.0,
+        lr=2.56,
         lr_decay_method="exponential",
-        lr_decay_value=0.97,
-        lr_num_epochs_per_decay=2.4,
-        lr_warmup_epochs=3.0,
+        lr_decay_value=0.88,
+        lr_num_epochs_per_decay=1.0,
+        lr_warmup_epochs=0.35,
         # Optimizer.
         optimizer="sgd",
         momentum_rate=0.9,
@@ -92,6 +110,18 @@ def build_hparams(cell_name: str = "amoeba_net_d") -> HParams:
         trainable_variables=None,  # Regular expression; None: all.
         freeze_batch_norm=False,  # Batch statistics neither used nor moved in training.
     )
+
+
+def full_size_hparams(cell_name: str = "amoeba_net_d") -> HParams:
+    """The hyper-parameters of the TPU original's full-size ImageNet training."""
+    hparams = default_hparams()
+    for name, value in _FULL_SIZE.items():
+        hparams.set_hparam(name, value)
+    hparams.cell_name = cell_name
+    return hparams
+
+
+build_hparams = full_size_hparams  # The original's name.
 
 
 class AmoebaNetEstimatorModel:

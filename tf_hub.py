@@ -18,11 +18,12 @@ import tensorflow.compat.v1 as tf
 import tensorflow_hub as hub
 from absl import app, flags
 
-import amoeba_net
+import amoeba_net  # noqa: F401 (it defines the flags)
 import amoeba_net_model
 import imagenet_input
 import model_builder
 import network_utils
+import run
 import serving
 import settings
 from common.checkpoints import checkpoints
@@ -51,40 +52,42 @@ FLAGS = flags.FLAGS
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Expected flags only, got {argv[1]!r}.")
-    amoeba_net.set_up_logging()
+    run.set_up_process()
+    chosen = settings.from_flags(FLAGS)
     try:
-        if FLAGS.mode not in ("export", "eval"):
-            raise UserError(f"--mode={FLAGS.mode}: expected export or eval.")
-        if not FLAGS.export_dir:
+        if chosen.run.mode not in ("export", "eval"):
+            raise UserError(f"--mode={chosen.run.mode}: expected export or eval.")
+        if not chosen.run.export_dir:
             raise UserError("--export_dir is missing: the directory of the modules.")
-        hparams = settings.hparams_from_flags(FLAGS)
-        settings.take_dataset_info(FLAGS, hparams)
-        export_modules(hparams) if FLAGS.mode == "export" else evaluate_module(hparams)
+        settings.take_dataset_info(chosen)
+        export_modules(chosen) if chosen.run.mode == "export" else evaluate_module(chosen)
     except UserError as error:
         sys.exit(f"tf_hub.py: {error}")
 
 
-def export_modules(hparams: HParams):
-    """Exports both modules, as the flags say."""
-    settings.check_flags(FLAGS, hparams)
-    checkpoint = checkpoints.resolve(FLAGS.checkpoint_path or FLAGS.model_dir)
+def export_modules(chosen: settings.Settings):
+    """Exports both modules."""
+    hparams, options = chosen.hparams, chosen.run
+    settings.check(hparams, options)
+    checkpoint = checkpoints.resolve(options.checkpoint_path or options.model_dir)
     num_classes = hparams.num_label_classes
-    labels = serving.class_names(FLAGS.data_dir, num_classes)
+    labels = serving.class_names(options.data_dir, num_classes)
     export_to_hub(
-        checkpoint, os.path.join(FLAGS.export_dir, CLASSIFICATION), num_classes, hparams, labels
+        checkpoint, os.path.join(options.export_dir, CLASSIFICATION), num_classes, hparams, labels
     )
-    export_to_hub(checkpoint, os.path.join(FLAGS.export_dir, FEATURE_VECTOR), None, hparams)
+    export_to_hub(checkpoint, os.path.join(options.export_dir, FEATURE_VECTOR), None, hparams)
 
 
-def evaluate_module(hparams: HParams):
-    """Evaluates the classification module on the validation images, as the flags say."""
-    if not FLAGS.data_dir:
+def evaluate_module(chosen: settings.Settings):
+    """Evaluates the classification module on the validation images."""
+    hparams, options = chosen.hparams, chosen.run
+    if not options.data_dir:
         raise UserError("--data_dir is missing: the directory of the TFRecord files.")
-    imagenet_input.check_num_eval_images(FLAGS.data_dir, hparams)
-    module_path = os.path.join(FLAGS.export_dir, CLASSIFICATION)
+    imagenet_input.check_num_eval_images(options.data_dir, hparams)
+    module_path = os.path.join(options.export_dir, CLASSIFICATION)
     hparams.image_size = module_image_size(module_path)
-    pipeline = amoeba_net_model.InputPipeline(False, FLAGS.data_dir, hparams, eval_from_hub=True)
-    device = settings.choose_device(FLAGS)
+    pipeline = amoeba_net_model.InputPipeline(False, options.data_dir, hparams, eval_from_hub=True)
+    device = settings.choose_device(chosen)
     with pipeline.naming_bad_records():
         metrics = eval_from_hub(module_path, pipeline.input_fn, hparams, device)
     amoeba_net_model.correct_loss(metrics, hparams, pipeline.num_images)

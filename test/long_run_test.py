@@ -14,10 +14,10 @@ import time
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from absl.testing import flagsaver
 
-import amoeba_net
 import conftest
+import run
+import settings
 from common import results
 from common.checkpoints import checkpoints
 from common.data import tfrecords
@@ -205,10 +205,9 @@ def test_checkpoint_that_is_deleted_under_its_evaluation(tmp_path, monkeypatch, 
     deleted = str(tmp_path / "model.ckpt-6")
     monkeypatch.setattr(checkpoints, "wait_for_new", lambda *arguments: iter([deleted, whole]))
     evaluated = []
-    run = amoeba_net.Run.__new__(amoeba_net.Run)
-    run.model_dir, run.train_steps, run.evaluate = str(tmp_path), 7, evaluated.append
-    with flagsaver.flagsaver():
-        amoeba_net.FLAGS(["amoeba_net.py"])
-        run.eval_mode()
+    one_run = run.Run.__new__(run.Run)
+    one_run.options = settings.RunOptions()
+    one_run.model_dir, one_run.train_steps, one_run.evaluate = str(tmp_path), 7, evaluated.append
+    one_run.eval_mode()
     assert evaluated == [whole]
     assert f"{deleted} was deleted during its evaluation: taking the next one." in caplog.text

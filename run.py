@@ -1,0 +1,373 @@
+"""The program's modes: train, eval, train_and_eval, predict, export.
+
+They take the model's, the device's and the run's settings as typed values; see `settings`.
+"""
+
+import contextlib
+import functools
+import gc
+import logging
+import math
+import os
+import sys
+from typing import Optional
+
+import tensorflow.compat.v1 as tf
+import tqdm
+from tensorflow.python.util import deprecation
+
+import amoeba_net_model
+import model_builder
+import prediction
+import serving
+from common import curves, results, storage
+from common.checkpoints import checkpoints
+from common.data import allocator
+from common.devices.device import Device
+from common.errors import UserError
+from common.hooks import interruption, nonfinite, progress
+from common.hooks.speed import SessionTimingHook, ThroughputHook
+from common.hooks.summaries import LastValueHook
+from common.hparams import HParams
+from settings import RunOptions
+
+_NAN_ADVICE = {
+    "stop": "Lower --lr, or leave such steps out with --on_nan=skip.",
+    "skip": "Lower --lr, or start from an earlier checkpoint.",
+}
+
+
+def run_mode(hparams: HParams, device: Device, options: RunOptions):
+    """Does what --mode says; training alone in its directory, and until a signal comes."""
+    if device.is_evaluator and options.trains:
+        options = options._replace(mode="eval", export_dir=None)  # Exporting is the chief's.
+    if not device.is_chief and not options.trains:
+        tf.logging.info("Rank %d leaves this to rank 0.", device.rank)
+        return
+    stopper = interruption.Stopper()
+    with contextlib.ExitStack() as stack:
+        if options.trains:
+            stack.enter_context(stopper.listening())
+        if options.trains and device.writes:
+            directory = device.model_dir(options.model_dir)
+            stack.enter_context(storage.locked(directory))
+            checkpoints.repair(directory, options.keep_checkpoint_max)
+        run = Run(hparams, device, options, stopper)
+        {
+            "train": run.train_mode,
+            "eval": run.eval_mode,
+            "train_and_eval": run.train_and_eval_mode,
+            "predict": run.classify_mode if options.image_paths else run.predict_mode,
+            "export": run.export,
+        }[options.mode]()
+        if options.export_dir and options.mode != "export" and device.is_chief:
+            run.export()
+
+
+def set_up_process():
+    """Lets TensorFlow log what goes on, each line once, and build graphs fast."""
+    # They are about TensorFlow's own code, and looking for them takes a fifth of graph building.
+    deprecation._PRINT_DEPRECATION_WARNINGS = False
+    tf.logging.set_verbosity(tf.logging.INFO)
+    logging.getLogger("tensorflow").propagate = False  # absl's handler would repeat each line.
+    # Graphs are many objects that stay: looking for garbage among them takes a fifth of building.
+    gc.set_threshold(100_000)
+
+
+class Run:
+    """One run of the program: the model, its Estimator and its two inputs."""
+
+    def __init__(
+        self,
+        hparams: HParams,
+        device: Device,
+        options: RunOptions,
+        stopper: interruption.Stopper,
+    ):
+        self.hparams = hparams
+        self.device = device
+        self.options = options
+        self.stopper = stopper
+        self.model_dir = device.model_dir(options.model_dir)
+        self.train_steps = options.train_steps or model_builder.num_train_steps(hparams)
+        steps_per_epoch = math.ceil(hparams.num_train_images / hparams.train_batch_size)
+        self.steps_per_eval = options.num_epochs_per_eval * steps_per_epoch
+        self.checkpoint_steps = options.checkpoint_steps
+        self.check_device()
+        self.train_input = amoeba_net_model.InputPipeline(
+            True,
+            options.data_dir,
+            hparams,
+            sharding=device.sharding,
+            num_devices=device.num_devices,
+        )
+        self.eval_input = amoeba_net_model.InputPipeline(False, options.data_dir, hparams)
+        model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, self.model_dir, device)
+        estimator = functools.partial(
+            device.estimator,
+            model.model_fn,
+            self.model_dir,
+            save_checkpoints_steps=self.checkpoint_steps,
+            random_seed=hparams.random_seed,
+            log_steps=options.log_steps,
+            keep_checkpoint_max=options.keep_checkpoint_max,
+        )
+        self.trainer, self.estimator = estimator(training=True), estimator()
+        for name, value in hparams.values().items():
+            tf.logging.info("%s = %s", name, value)
+
+    def check_device(self):
+        """Checks batches and steps against the devices that train together."""
+        if not self.options.trains:
+            return
+        devices = self.device.num_devices
+        if self.hparams.train_batch_size % devices:
+            raise UserError(
+                f"--train_batch_size={self.hparams.train_batch_size} does not divide by the "
+                f"{devices} devices: it counts the images of all of them together."
+            )
+        self.device.check_save_steps(self.checkpoint_steps)
+        if self.hparams.on_nan == "skip" and self.device.replicates:
+            raise UserError(
+                f"--on_nan=skip is for one device, and these are {devices}: use --on_nan=stop."
+            )
+        # Ranks that start from different steps would wait for each other in the end, forever.
+        chief = checkpoints.latest(self.options.model_dir)
+        chief_step = checkpoints.global_step(chief) if chief else 0
+        if chief_step != self.current_step():
+            raise UserError(
+                f"The ranks' checkpoints differ: step {chief_step} in {self.options.model_dir}, "
+                f"{self.current_step()} in {self.model_dir}. Remove the newer ones."
+            )
+
+    # Modes ---------------------------------------------------------------------------------------
+
+    def train_mode(self):
+        self.train(self.train_steps)
+
+    def eval_mode(self):
+        """Evaluates each checkpoint as it appears, until that of the last step."""
+        if self.options.checkpoint_path:
+            self.evaluate(checkpoints.resolve(self.options.checkpoint_path))
+            return
+        for checkpoint in checkpoints.wait_for_new(self.model_dir, self.options.eval_timeout):
+            consequence = f"{checkpoint} was deleted during its evaluation: taking the next one."
+            with checkpoints.warning_if_deleted(checkpoint, consequence):
+                step = checkpoints.global_step(checkpoint)
+                self.evaluate(checkpoint)
+                if step >= self.train_steps:
+                    tf.logging.info("Evaluated the last step, %d.", step)
+                    return
+
+    def train_and_eval_mode(self):
+        """Evaluates every `num_epochs_per_eval` epochs; a finished run once."""
+        step = self.current_step()
+        if step >= self.train_steps:
+            tf.logging.info("Training has finished already, at step %d.", step)
+            self.evaluate(checkpoints.latest(self.model_dir))
+        elif self.device.cluster:
+            step = self.train_together()
+        elif (
+            step
+            and step % self.steps_per_eval == 0
+            and not results.is_evaluated(self.model_dir, step)
+        ):
+            self.evaluate(checkpoints.latest(self.model_dir))  # It ended before it could.
+        while step < self.train_steps:
+            # Whole multiples, so that a resumed run evaluates where an undisturbed one does.
+            step = min((step // self.steps_per_eval + 1) * self.steps_per_eval, self.train_steps)
+            self.train(step)
+            self.evaluate(checkpoints.latest(self.model_dir))
+
+    def train_together(self) -> int:
+        """Trains with other processes; an evaluator among them evaluates, else the chief does."""
+        self.train(self.train_steps)
+        if not self.device.cluster.has_evaluator:
+            self.evaluate(checkpoints.latest(self.model_dir))
+        return self.train_steps
+
+    def predict_mode(self):
+        """Measures inference speed on the validation images."""
+        checkpoint = self.checkpoint_to_read()
+        step = checkpoints.global_step(checkpoint)
+        timing = SessionTimingHook()
+        batches = self.estimator.predict(
+            self.eval_input.input_fn,
+            hooks=[timing],
+            checkpoint_path=checkpoint,
+            yield_single_examples=False,
+        )
+        num_batches = amoeba_net_model.num_eval_batches(self.hparams)
+        with self.eval_input.naming_bad_records():
+            count = sum(1 for _ in tqdm.tqdm(batches, total=num_batches, unit="batch"))
+        speed = timing.compute_speed(count * self.hparams.eval_batch_size)
+        tf.logging.info("Inference speed = %s images per second.", speed)
+        self.record(
+            "predict", checkpoint, step, {}, timing.statistics(self.hparams.eval_batch_size)
+        )
+
+    def classify_mode(self):
+        """Classifies the user's own images."""
+        names = serving.class_names(self.options.data_dir, self.hparams.num_label_classes)
+        paths = prediction.find_images(self.options.image_paths)
+        answers = []
+        for answer in prediction.classify(
+            self.estimator, self.checkpoint_to_read(), self.hparams, paths
+        ):
+            print(prediction.text(answer, names), flush=True)
+            answers.append(answer)
+        if self.options.predictions_file:
+            prediction.write_answers(self.options.predictions_file, answers, names)
+        failed = sum(1 for answer in answers if answer.error)
+        if failed:
+            raise UserError(f"{failed} of {len(paths)} images could not be read; see above.")
+
+    def export(self):
+        """Exports the checkpoint in all formats asked for."""
+        labels = serving.class_names(self.options.data_dir, self.hparams.num_label_classes)
+        args = (self.checkpoint_to_read(), self.hparams, self.options.export_dir, labels)
+        if "saved_model" in self.options.export_format:
+            serving.export_saved_model(
+                *args,
+                warmup_batch_sizes=self.options.inference_batch_sizes
+                if self.options.add_warmup_requests
+                else (),
+                model_name=self.options.model_name,
+            )
+        if "frozen_graph" in self.options.export_format:
+            serving.export_frozen_graph(*args)
+
+    # Steps of a mode -----------------------------------------------------------------------------
+
+    def checkpoint_to_read(self) -> str:
+        """The checkpoint that is asked for, else the latest."""
+        return checkpoints.resolve(self.options.checkpoint_path or self.model_dir)
+
+    def current_step(self) -> int:
+        """Step of the latest checkpoint, 0 if there is none."""
+        latest = checkpoints.latest(self.model_dir)
+        return checkpoints.global_step(latest) if latest else 0
+
+    def train(self, max_steps: int):
+        """Trains until the global step `max_steps`, from wherever the latest checkpoint is."""
+        if self.current_step() >= max_steps:
+            tf.logging.info("Step %d is reached already: nothing to train.", max_steps)
+            return
+        summary_dir = self.model_dir if self.device.writes else None
+        throughput = ThroughputHook(
+            self.hparams.train_batch_size, summary_dir, every_n_steps=self.options.log_steps
+        )
+        loss = LastValueHook("total_loss:0")
+        shown = progress.ProgressHook(
+            self.train_steps,
+            self.hparams.train_batch_size,
+            bar=sys.stderr.isatty(),
+            every_n_steps=self.options.log_steps,
+        )
+        hooks = [
+            *[throughput, loss, self.non_finite_hook()],
+            interruption.StopHook(self.stopper, self.stop_file()),
+            *self.device.training_hooks(
+                self.model_dir, self.checkpoint_steps, self.options.log_steps, max_steps
+            ),
+            shown,
+        ]
+        self.train_input.start_step = self.current_step()
+        with contextlib.closing(shown), self.train_input.naming_bad_records():
+            self.device.train(
+                self.trainer,
+                self.train_input.input_fn,
+                max_steps,
+                hooks,
+                self.saving_listeners(),
+                self.stopper.check,
+            )
+        metrics = {"loss": loss.value}
+        figures = {**throughput.statistics(), "losses": loss.history}
+        checkpoint = checkpoints.latest(self.model_dir)
+        step = self.current_step()
+        self.record("train", checkpoint, step, metrics, figures)
+        if self.device.is_chief:
+            curves.draw_or_warn(self.model_dir)
+        if self.stopper.name:
+            raise interruption.Interrupted(
+                f"Stopped by {self.stopper.name} at step {step} of {self.train_steps}, saved as "
+                f"{checkpoint}."
+            )
+
+    def stop_file(self) -> Optional[str]:
+        """Where processes that train together agree on the step to stop at."""
+        if self.device.num_devices == 1 or not os.path.isdir(self.options.model_dir):
+            return None
+        return os.path.join(self.options.model_dir, ".stop_step")
+
+    def non_finite_hook(self) -> nonfinite.NonFiniteHook:
+        skips = self.hparams.on_nan == "skip"
+        # Steps that loss scaling leaves out are its own way of finding a scale.
+        only_loss = self.device.skips_steps
+        return nonfinite.NonFiniteHook(
+            loss="total_loss:0",
+            learning_rate="learning_rate:0",
+            skips=skips,
+            was_applied=f"{amoeba_net_model.STEP_WAS_APPLIED}:0" if skips or only_loss else None,
+            only_loss=only_loss,
+            max_in_row=self.options.max_nan_steps,
+            last_checkpoint=functools.partial(checkpoints.latest, self.model_dir),
+            advice=_NAN_ADVICE[self.hparams.on_nan],
+        )
+
+    def saving_listeners(self) -> list:
+        guard = storage.DirectoryGuard(self.model_dir)
+        if self.device.skips_steps:
+            return [guard]  # Nothing that is not finite gets into its variables.
+        last_checkpoint = functools.partial(checkpoints.latest, self.model_dir)
+        return [
+            guard,
+            nonfinite.FiniteCheckpoints(last_checkpoint, _NAN_ADVICE[self.hparams.on_nan]),
+        ]
+
+    def evaluate(self, checkpoint: str):
+        """Evaluates the moving averages of one checkpoint over the validation images."""
+        if not self.device.is_chief:
+            tf.logging.info("Rank %d leaves evaluation to rank 0.", self.device.rank)
+            return
+        timing = SessionTimingHook()
+        with self.eval_input.naming_bad_records():
+            metrics = self.estimator.evaluate(
+                self.eval_input.input_fn,
+                steps=amoeba_net_model.num_eval_batches(self.hparams),
+                hooks=[timing, interruption.CheckHook(self.stopper)],
+                checkpoint_path=checkpoint,
+            )
+        images = amoeba_net_model.correct_loss(metrics, self.hparams, self.eval_input.num_images)
+        names = ("loss", "top_1_accuracy", "top_5_accuracy", "global_step")
+        tf.logging.info("Evaluation results: %s", {name: metrics[name] for name in names})
+        step = int(metrics.pop("global_step"))
+        metrics["images"] = images
+        figures = timing.statistics(self.hparams.eval_batch_size)
+        figures["best"] = results.keep_best(
+            self.model_dir, checkpoint, step, metrics["top_1_accuracy"]
+        )
+        self.record("eval", checkpoint, step, metrics, figures)
+        curves.draw_or_warn(self.model_dir)
+
+    def record(self, kind: str, checkpoint: str, step: int, metrics: dict, speed: dict):
+        """Adds what was done to results.json."""
+        gc.collect()  # A round's graph is garbage in cycles, of 100 MB, and collecting is rare.
+        allocator.return_free_memory()  # The next graph does not fit into its pieces.
+        if not self.device.writes:
+            return
+        results.append_result(
+            self.model_dir,
+            kind,
+            {
+                "global_step": step,
+                "checkpoint": os.path.basename(checkpoint),
+                "metrics": metrics,
+                **speed,
+                "accelerator": self.device.name,
+                "num_devices": self.device.num_devices,
+                "precision_mode": self.device.options.precision_mode,
+                "hparams": self.hparams.values(),
+            },
+        )
