@@ -25,15 +25,17 @@ def main(argv=None):
     if not any(_seconds(r["time"]) >= arguments.start for r in trainings):
         print("Training had finished before: the speed and the loss are those of that run.")
     figures = collect_figures(records)
-    write_case_log(arguments, figures)
-    write_losses(arguments, trainings)
+    for directory in set(arguments.output_dir):
+        write_case_log(directory, arguments, figures)
+        write_losses(directory, arguments, trainings)
     print_figures(arguments, figures)
 
 
 def parse_arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name in ("model_dir", "output_dir", "network", "case_name"):
+    for name in ("model_dir", "network", "case_name"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--output_dir", required=True, action="append", help="can be repeated")
     for name in ("rank_size", "batch_size", "start", "seconds"):
         parser.add_argument(f"--{name}", required=True, type=int)
     return parser.parse_args(argv)
@@ -65,7 +67,7 @@ def collect_figures(records):
     }
 
 
-def write_case_log(arguments, figures):
+def write_case_log(directory, arguments, figures):
     lines = {
         "Network": arguments.network,
         "RankSize": arguments.rank_size,
@@ -80,14 +82,14 @@ def write_case_log(arguments, figures):
         "Top1Accuracy": figures["top_1"],
         "Top5Accuracy": figures["top_5"],
     }
-    with open(os.path.join(arguments.output_dir, f"{arguments.case_name}.log"), "w") as f:
+    with open(os.path.join(directory, f"{arguments.case_name}.log"), "w") as f:
         f.writelines(f"{key} = {value}\n" for key, value in lines.items())
 
 
-def write_losses(arguments, trainings):
+def write_losses(directory, arguments, trainings):
     """One loss a line, oldest first, over all runs of the model directory."""
     name = f"train_{arguments.case_name}_loss.txt"
-    with open(os.path.join(arguments.output_dir, name), "w") as f:
+    with open(os.path.join(directory, name), "w") as f:
         for record in trainings:
             f.writelines(f"{_text(loss)}\n" for _, loss in record.get("losses", []))
 

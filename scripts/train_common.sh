@@ -1,28 +1,31 @@
-# What train_performance_1p.sh, train_full_1p.sh and train_full_8p.sh share: arguments, environment,
-# one process a device, the result lines and files. They set, and then call `train "$@"`:
+# shellcheck shell=bash
+# What the ModelZoo's training scripts share: arguments, environment, one process per device, result
+# lines and files. Each script sets DATA_DIR and MODEL_DIR and calls `train KIND DEVICES "$@"`:
+# KIND is perf or acc, as in the case's name, and DEVICES is how many devices train together.
 #
-#   DATA_DIR, MODEL_DIR   see their tops
-#   devices               devices that train together
-#   kind                  perf or acc, the end of the case's name
-#   recipe                array of flags of amoeba_net.py
-#
-# Sourced by bash; not to be run.
+# To be sourced, by bash 4.2 or newer.
 set -uo pipefail
 
-network=AmoebaNet-D_for_TensorFlow
 scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$scripts")
+network=AmoebaNet-D_for_TensorFlow output=$scripts/output
+# The ModelZoo's harness starts the scripts through test/, looks for their output there, and knows
+# the network by the name of its entry in the ModelZoo.
+if [[ $(dirname "$0") -ef $root/test ]]; then
+  network=AmoebaNet-D_ID2073_for_TensorFlow output=$root/test/output
+fi
+device_files='/dev/davinci[0-9]*'
 
 usage() {
   cat <<HELP
 Usage: bash $(basename "$0") --data_path=DIR [options] [-- flags of amoeba_net.py]
 
 With DATA_DIR and MODEL_DIR set at the top of the script it needs no option. Training resumes from
-the checkpoint in the model directory, if there is one.
+the checkpoint in the model directory, if there is one. Unknown options are ignored, with a warning.
 
   --data_path=DIR        TFRecord files of ImageNet; overrides DATA_DIR
   --output_path=DIR      checkpoints, logs and results.json; overrides MODEL_DIR;
-                         default: $scripts/output/<device>/ckpt; to measure the speed
+                         default: $output/<device>/ckpt; to measure the speed
                          .../performance, which is emptied first
   --batch_size=N         images a step on each device (64)
   --train_epochs=N       epochs to train
@@ -36,7 +39,12 @@ the checkpoint in the model directory, if there is one.
   --bind_core=True       several devices: each process on its own part of the cores
   -h, --help             this text
 
-ASCEND_DEVICE_ID in the environment chooses the device of a single one; 0 if unset.
+Environment:
+  ASCEND_DEVICE_ID       the device, where one trains alone (0)
+  PYTHON                 the first interpreter to try; then .venv, python3.7, python3 and python.
+                         For the NPU the first that has the Ascend adapter is taken
+  HCCL_CONNECT_TIMEOUT, HCCL_EXEC_TIMEOUT
+                         seconds that devices wait for each other (1800, 1836)
 HELP
 }
 
@@ -45,20 +53,11 @@ fail() {
   exit 1
 }
 
-# Whether an argument's value is true: is_true NAME VALUE.
-is_true() {
-  case $2 in
-    True | true | 1) return 0 ;;
-    False | false | 0 | "") return 1 ;;
-    *) fail "--$1=$2: expected True or False" ;;
-  esac
-}
-
 parse_arguments() {
   batch_size=64 bind_core='' profiling='' over_dump='' data_dump_flag='' data_dump_step=''
   autotune='' train_epochs='' train_steps='' precision_mode='' extra=()
   while (($#)); do
-    local value=${1#*=}
+    local name=${1%%=*} value=${1#*=}
     case $1 in
       -h | --help)
         usage
@@ -73,13 +72,12 @@ parse_arguments() {
       --output_path=*) MODEL_DIR=$value ;;
       --batch_size=* | --train_epochs=* | --train_steps=* | --precision_mode=* | --profiling=* | \
         --over_dump=* | --data_dump_flag=* | --data_dump_step=* | --autotune=* | --bind_core=*)
-        local name=${1%%=*}
         printf -v "${name#--}" %s "$value"
         ;;
-      *)
-        usage >&2
-        fail "unknown argument $1"
+      --profiling | --over_dump | --data_dump_flag | --autotune | --bind_core)
+        printf -v "${name#--}" True
         ;;
+      *) echo "[Warning] unknown argument $1: it is ignored" >&2 ;;
     esac
     shift
   done
@@ -89,21 +87,132 @@ check_arguments() {
   [[ -n ${DATA_DIR:-} ]] || fail 'para "data_path" must be config'
   [[ -d $DATA_DIR ]] || fail "data_path: there is no directory $DATA_DIR"
   [[ $batch_size =~ ^[1-9][0-9]*$ ]] || fail "--batch_size=$batch_size: expected a number above 0"
-  if is_true over_dump "$over_dump" && is_true data_dump_flag "$data_dump_flag"; then
+  local name
+  for name in profiling over_dump data_dump_flag autotune bind_core; do
+    check_switch "$name"
+  done
+  if [[ $over_dump && $data_dump_flag ]]; then
     fail "--over_dump and --data_dump_flag: the adapter does one or the other"
   fi
 }
 
-# Sets `python`: the repository's own, else that of the image.
-find_python() {
-  python=$root/.venv/bin/python
-  [[ -x $python ]] && return
-  python=$(command -v python3.7 || command -v python3 || command -v python) ||
-    fail "no Python found: run scripts/setup_env.sh"
+# Checks an argument that is True or False, and makes False the empty string: check_switch NAME.
+check_switch() {
+  case ${!1} in
+    True | true | 1) ;;
+    False | false | 0 | "") printf -v "$1" %s '' ;; # An empty format sets nothing in bash 4.2.
+    *) fail "--$1=${!1}: expected True or False" ;;
+  esac
 }
 
-has_npu() {
-  [[ " ${extra[*]:-} " == *" --accelerator=npu "* ]] || compgen -G '/dev/davinci[0-9]*' >/dev/null
+# Whether to train on the NPU: as --accelerator says, else if there is one.
+wants_npu() {
+  local flag accelerator=auto
+  for flag in ${extra[@]+"${extra[@]}"}; do
+    [[ $flag == --accelerator=* ]] && accelerator=${flag#*=}
+  done
+  case $accelerator in
+    npu) return 0 ;;
+    auto) compgen -G "$device_files" >/dev/null ;;
+    *) return 1 ;;
+  esac
+}
+
+# Sets `python`. For the NPU it must have the Ascend adapter: with another one, like that of the
+# project's own .venv, the program would train on the CPU.
+find_python() {
+  local candidate candidates=("$root/.venv/bin/python" python3.7 python3 python)
+  if [[ -n ${PYTHON:-} ]]; then
+    command -v "$PYTHON" >/dev/null || fail "PYTHON=$PYTHON: there is no such program"
+    candidates=("$PYTHON" "${candidates[@]}")
+  fi
+  for candidate in "${candidates[@]}"; do
+    python=$(command -v "$candidate") || continue
+    [[ $on_npu ]] || return 0
+    if has_adapter; then
+      echo "Python with the Ascend adapter: $python"
+      return
+    fi
+  done
+  [[ $on_npu ]] || fail "no Python found: run scripts/setup_env.sh"
+  fail "training on the NPU needs a Python with TensorFlow and the Ascend adapter (npu_bridge or" \
+    "npu_device), and none of ${candidates[*]} has them: source the set_env.sh of CANN, name the" \
+    "interpreter with PYTHON=, or train without the NPU with -- --accelerator=cpu"
+}
+
+# Looks for the packages without importing them, and not in the current directory.
+has_adapter() {
+  "$python" - 2>/dev/null <<'PROGRAM'
+import sys
+from importlib.util import find_spec
+
+sys.path[:] = [directory for directory in sys.path if directory]
+sys.exit(not (find_spec("tensorflow") and (find_spec("npu_bridge") or find_spec("npu_device"))))
+PROGRAM
+}
+
+# Sets `python`, `processes`, and the first and the last device.
+choose_devices() {
+  on_npu=''
+  wants_npu && on_npu=1
+  find_python
+  # Away from the NPU one process trains with the images of all devices together.
+  processes=${on_npu:+$devices}
+  processes=${processes:-1}
+  first=0
+  ((devices == 1)) && first=${ASCEND_DEVICE_ID:-0}
+  [[ $first =~ ^(0|[1-9][0-9]*)$ ]] || fail "ASCEND_DEVICE_ID=$first: expected a device's number"
+  last=$((first + processes - 1))
+}
+
+prepare_model_dir() {
+  if [[ -z ${MODEL_DIR:-} && $kind == perf ]]; then
+    MODEL_DIR=$output/$first/performance
+    rm -rf "$MODEL_DIR" # A training that is complete would not be measured again.
+  fi
+  MODEL_DIR=${MODEL_DIR:-$output/$first/ckpt}
+}
+
+prepare_environment() {
+  export JOB_ID=${JOB_ID:-10087}
+  # HCCL connects the devices anew for each round of training and by default gives up after 120
+  # seconds, while rank 0 may still be evaluating 50,000 images; half an hour is enough. Its other
+  # time-out, of a collective, is only 600 seconds by default in older releases; HCCL rounds it down
+  # to a multiple of 68. When a process ends the others are stopped, so that longer time-outs would
+  # only delay the error where one hangs.
+  export HCCL_CONNECT_TIMEOUT=${HCCL_CONNECT_TIMEOUT:-1800}
+  export HCCL_EXEC_TIMEOUT=${HCCL_EXEC_TIMEOUT:-1836}
+  prepare_rank_table
+}
+
+# The rank table of several devices, made of the server's own settings unless the caller names one.
+prepare_rank_table() {
+  ((processes > 1)) && [[ -z ${RANK_TABLE_FILE:-} ]] && [[ -z ${CM_WORKER_SIZE:-} ]] || return 0
+  export RANK_TABLE_FILE=$output/rank_table_${processes}p.json
+  mkdir -p "$output" && "$python" "$scripts/make_rank_table.py" --devices="$processes" \
+    --output="$RANK_TABLE_FILE" || exit
+}
+
+# Sets `cores` to the numbers of the cores that this process may run on.
+list_cores() {
+  local ranges range core
+  IFS=, read -r -a ranges <<<"$(sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' /proc/self/status)"
+  cores=()
+  for range in "${ranges[@]}"; do
+    for ((core = ${range%-*}; core <= ${range#*-}; core++)); do
+      cores+=("$core")
+    done
+  done
+}
+
+# Sets `cores`, and how many of them each process is bound to: 0 for none.
+share_cores() {
+  cores_each=0
+  [[ $bind_core ]] && ((processes > 1)) || return 0
+  list_cores
+  cores_each=$((${#cores[@]} / processes))
+  ((cores_each)) ||
+    echo "[Warning] --bind_core: ${#cores[@]} cores for $processes processes, so none is bound" >&2
 }
 
 # Sets `flags`: those of amoeba_net.py that are the same on every device.
@@ -111,36 +220,38 @@ collect_flags() {
   flags=(
     --data_dir="$DATA_DIR" --model_dir="$MODEL_DIR" --train_batch_size="$((batch_size * devices))"
     --num_cells=6 --image_size=224 --lr=2.56 --lr_decay_value=0.88 --lr_warmup_epochs=0.35
-    --iterations_per_loop=1251 "${recipe[@]}"
+    --iterations_per_loop=1251
   )
-  [[ -n $train_epochs ]] && flags+=(--num_epochs="$train_epochs")
-  [[ -n $train_steps ]] && flags+=(--train_steps="$train_steps")
-  [[ -n $precision_mode ]] && flags+=(--precision_mode="$precision_mode")
-  is_true autotune "$autotune" && flags+=(--aoe_mode=2)
+  if [[ $kind == perf ]]; then
+    flags+=(--mode=train --num_epochs=1 --num_train_images=20000 --num_eval_images=1000)
+  else
+    flags+=(--mode=train_and_eval --num_epochs=35)
+  fi
+  [[ $train_epochs ]] && flags+=(--num_epochs="$train_epochs")
+  [[ $train_steps ]] && flags+=(--train_steps="$train_steps")
+  [[ $precision_mode ]] && flags+=(--precision_mode="$precision_mode")
+  [[ $autotune ]] && flags+=(--aoe_mode=2)
 }
 
 # Sets `device_flags`: those with a directory of the device's own.
 collect_device_flags() {
-  local directory=$scripts/output/$1
+  local directory=$output/$1
   device_flags=()
-  is_true profiling "$profiling" && device_flags+=(--profile_dir="$directory/profiling")
-  is_true over_dump "$over_dump" &&
-    device_flags+=(--dump_dir="$directory/overflow_dump" --dump_debug=all)
-  if is_true data_dump_flag "$data_dump_flag"; then
+  [[ $profiling ]] && device_flags+=(--profile_dir="$directory/profiling")
+  [[ $over_dump ]] && device_flags+=(--dump_dir="$directory/overflow_dump" --dump_debug=all)
+  if [[ $data_dump_flag ]]; then
     device_flags+=(--dump_dir="$directory/data_dump")
-    [[ -n $data_dump_step ]] && device_flags+=(--dump_step="$data_dump_step")
+    [[ $data_dump_step ]] && device_flags+=(--dump_step="$data_dump_step")
   fi
 }
 
 # Starts the process of one device: start_rank RANK DEVICE. Adds to `pids`.
 start_rank() {
-  local bind=() ranks=() log=$scripts/output/$2/train_$2.log
+  local bind=() ranks=() log=$output/$2/train_$2.log
   mkdir -p "$(dirname "$log")" || exit
   collect_device_flags "$2"
-  if ((processes > 1)) && is_true bind_core "$bind_core"; then
-    local cores=$(($(nproc) / processes))
-    ((cores)) && bind=(taskset -c "$(($1 * cores))-$(($1 * cores + cores - 1))")
-  fi
+  ((cores_each)) &&
+    bind=(taskset -c "$(IFS=, && echo "${cores[*]:$1*cores_each:cores_each}")")
   # Where a chief collects the devices (CM_ variables) there are no ranks in the environment.
   [[ -n ${CM_WORKER_SIZE:-} ]] || ranks=(RANK_SIZE="$processes" RANK_ID="$1")
   env ${ranks[@]+"${ranks[@]}"} ASCEND_DEVICE_ID="$2" \
@@ -186,12 +297,17 @@ wait_for_ranks() {
   return "$result"
 }
 
-# The rank table of several devices, made of the server's own settings unless the caller names one.
-prepare_rank_table() {
-  ((processes > 1)) && [[ -z ${RANK_TABLE_FILE:-} ]] && [[ -z ${CM_WORKER_SIZE:-} ]] || return 0
-  export RANK_TABLE_FILE=$scripts/output/rank_table_${processes}p.json
-  mkdir -p "$scripts/output" &&
-    "$python" "$scripts/make_rank_table.py" --devices="$processes" --output="$RANK_TABLE_FILE" || exit
+# Ends the script if training did not: check_status STATUS.
+check_status() {
+  if (($1 == 75)); then
+    echo "Training was stopped by a signal and saved; the same command goes on from there."
+    exit 75
+  fi
+  if (($1)); then
+    tail -n 20 "$output/$first/train_$first.log" >&2
+    echo "[Error] training ended with status $1; see $output/*/train_*.log" >&2
+    exit "$1"
+  fi
 }
 
 notice() {
@@ -206,27 +322,23 @@ notice() {
   fi
 }
 
+# Trains and reports: train KIND DEVICES ARGUMENT...
 train() {
-  parse_arguments "$@"
+  kind=$1 devices=$2
+  parse_arguments "${@:3}"
   check_arguments
-  find_python
-  # Away from the NPU one process trains with the images of all devices together.
-  processes=$devices
-  has_npu || processes=1
-  local first=0 rank status started=$SECONDS start_time
-  start_time=$(date +%s)
-  ((devices == 1)) && first=${ASCEND_DEVICE_ID:-0}
-  if [[ -z ${MODEL_DIR:-} && $kind == perf ]]; then
-    MODEL_DIR=$scripts/output/$first/performance
-    rm -rf "$MODEL_DIR" # A training that is complete would not be measured again.
-  fi
-  MODEL_DIR=${MODEL_DIR:-$scripts/output/$first/ckpt}
-  export JOB_ID=${JOB_ID:-10087}
+  choose_devices
+  prepare_model_dir
+  prepare_environment
   collect_flags
-  prepare_rank_table
-  local directory=$scripts/output/$first case_batch=$((batch_size * devices / processes))
-  local case_name=${network}_bs${case_batch}_${processes}p_$kind
-  rm -f "$directory/$case_name.log" "$directory/train_${case_name}_loss.txt"
+  share_cores
+  local rank device started=$SECONDS start_time case_name
+  local case_batch=$((batch_size * devices / processes))
+  start_time=$(date +%s)
+  case_name=${network}${bind_core:+_bindcore}_bs${case_batch}_${processes}p_$kind
+  for device in "$first" "$last"; do
+    rm -f "$output/$device/$case_name.log" "$output/$device/train_${case_name}_loss.txt"
+  done
 
   pids=() stopped=0
   trap stop_ranks TERM INT
@@ -234,19 +346,11 @@ train() {
     start_rank "$rank" "$((first + rank))"
   done
   wait_for_ranks
-  status=$?
-  if ((status == 75)); then
-    echo "Training was stopped by a signal and saved; the same command goes on from there."
-    exit 75
-  fi
-  if ((status)); then
-    tail -n 20 "$directory/train_$first.log" >&2
-    echo "[Error] training ended with status $status; see $scripts/output/*/train_*.log" >&2
-    exit "$status"
-  fi
-
-  notice "$directory/train_$first.log"
-  "$python" "$scripts/modelzoo_report.py" --model_dir="$MODEL_DIR" --output_dir="$directory" \
+  check_status $?
+  notice "$output/$first/train_$first.log"
+  # Other entries of the ModelZoo leave their files with the last device, where their loop ends.
+  "$python" "$scripts/modelzoo_report.py" --model_dir="$MODEL_DIR" \
+    --output_dir="$output/$first" --output_dir="$output/$last" \
     --network="$network" --case_name="$case_name" --rank_size="$processes" \
     --batch_size="$case_batch" --start="$start_time" --seconds="$((SECONDS - started))"
 }

@@ -6,12 +6,11 @@
 DATA_DIR=
 MODEL_DIR=
 
-devices=1
-kind=acc
-recipe=(--mode=train_and_eval --num_epochs=35)
-
-# The repository's root has links to the scripts; a link that an editor made a file finds them too.
+# The root and test/ have links to the scripts; a link that an editor made a file finds them too.
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
-[[ -f $here/train_common.sh ]] || here=$here/scripts
-source "$here/train_common.sh"
-train "$@"
+for scripts in "$here" "$here/scripts" "$here/../scripts"; do
+  [[ -f $scripts/train_common.sh ]] && break
+done
+# shellcheck source=scripts/train_common.sh
+source "$scripts/train_common.sh" || exit
+train acc 1 "$@"

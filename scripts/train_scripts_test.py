@@ -1,146 +1,20 @@
-"""The ModelZoo's training scripts: with a program that only pretends, and end to end."""
+"""The ModelZoo's training scripts, with a program that only pretends to train."""
 
-import io
-import json
 import os
 import re
-import shutil
 import signal
 import subprocess
-import sys
 import time
 
-import numpy as np
 import pytest
-from npu_stand_in.installed import PATH
-from PIL import Image
-
-from common import results
-from common.data import tfrecords
-from common.devices import rank_table
+from training_scripts import NAMES, PRETENDED, Copy, case_log
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-_FILES = (
-    "train_common.sh",
-    "train_full_1p.sh",
-    "train_full_8p.sh",
-    "train_performance_1p.sh",
-    "modelzoo_report.py",
-    "make_rank_table.py",
-)
-
-# Stands where amoeba_net.py does: writes down how it was called, and results.
-_PRETENDED = """
-import json, os, signal, sys, time
-received = []
-
-def stop_in_order(number, frame):
-    received.append(number)
-    time.sleep(1)
-    sys.exit(75 if len(received) == 1 else 99)
-
-flags = dict(a[2:].split("=", 1) for a in sys.argv[1:])
-model, rank = flags["model_dir"], os.environ.get("RANK_ID", "0")
-os.makedirs(model, exist_ok=True)
-names = ("RANK_SIZE", "RANK_ID", "JOB_ID", "ASCEND_DEVICE_ID", "RANK_TABLE_FILE")
-with open(f"{model}/call_{rank}.json", "w") as f:
-    json.dump([flags, {n: os.environ.get(n) for n in names}, os.getcwd()], f)
-if "accelerator" in flags:
-    print("The model has been compiled on the Ascend AI processor")
-if flags.get("fail_rank") == rank:
-    print("it went wrong")
-    sys.exit(7)
-if flags.get("stops"):
-    signal.signal(signal.SIGTERM, stop_in_order)
-    open(f"{model}/waits_{rank}", "w").close()
-if flags.get("wait"):
-    time.sleep(float(flags["wait"]))
-now = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
-speed = {"images_per_second": {"median": 265.25}, "seconds_per_step": 0.2412818}
-train = {"kind": "train", "time": now, "metrics": {"loss": 1.5}, "losses": [[100, 2.5], [150, 1.5]]}
-accuracy = {"top_1_accuracy": 0.75600195, "top_5_accuracy": 0.9269366}
-records = [{**train, **speed}]
-if flags["mode"] == "train_and_eval":
-    records.append({"kind": "eval", "time": now, "metrics": accuracy})
-if rank == "0":
-    with open(f"{model}/results.json", "w") as f:
-        json.dump(records, f)
-"""
-
-
-class _Copy:
-    """The scripts in a directory of their own, so that output and edits touch nothing else."""
-
-    def __init__(self, root, program=None):
-        self.root = str(root)
-        self.scripts = os.path.join(self.root, "scripts")
-        os.makedirs(self.scripts)
-        for name in _FILES:
-            shutil.copy(os.path.join(_ROOT, "scripts", name), self.scripts)
-        for name in ("train_full_1p.sh", "train_performance_1p.sh", "train_full_8p.sh"):
-            os.symlink(os.path.join("scripts", name), os.path.join(self.root, name))
-        os.symlink(os.path.join(_ROOT, "common"), os.path.join(self.root, "common"))
-        # The interpreter of the tests, whatever it is called.
-        os.makedirs(os.path.join(self.root, ".venv", "bin"))
-        python = os.path.join(self.root, ".venv", "bin", "python")
-        with open(python, "w") as f:
-            f.write(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-        os.chmod(python, 0o755)
-        path = os.path.join(self.root, "amoeba_net.py")
-        if program is None:
-            os.symlink(os.path.join(_ROOT, "amoeba_net.py"), path)
-        else:
-            with open(path, "w") as f:
-                f.write(program)
-        self.data = os.path.join(self.root, "data")
-        os.makedirs(self.data)
-
-    def start(self, name, *arguments, cwd="/", **environment):
-        kept = {
-            k: v
-            for k, v in os.environ.items()
-            if not k.startswith(("RANK_", "CM_", "JOB_", "ASCEND_"))
-        }
-        return subprocess.Popen(
-            ["bash", os.path.join(self.root, name), *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd=cwd,
-            env={**kept, **environment},
-        )
-
-    def wait_for(self, process, text):
-        """What a process prints, up to the line that begins with a text."""
-        printed = ""
-        while not printed.splitlines()[-1:] or not printed.splitlines()[-1].startswith(text):
-            line = process.stdout.readline().decode()
-            assert line, printed
-            printed += line
-        return printed
-
-    def run(self, name, *arguments, **kwargs):
-        """(exit status, what was printed)."""
-        process = self.start(name, *arguments, **kwargs)
-        printed = process.communicate()[0].decode()
-        return process.returncode, printed
-
-    def call(self, model, rank=0):
-        """[flags, environment, directory] of the pretended program."""
-        with open(os.path.join(model, f"call_{rank}.json")) as f:
-            return json.load(f)
-
-    def output(self, *names):
-        with open(os.path.join(self.scripts, "output", *names)) as f:
-            return f.read()
 
 
 @pytest.fixture
 def copy(tmp_path):
-    return _Copy(tmp_path / "repository", _PRETENDED)
-
-
-def _case_log(text):
-    return dict(line.split(" = ") for line in text.splitlines())
+    return Copy(tmp_path / "repository", PRETENDED)
 
 
 # What the scripts do around a training -----------------------------------------------------------
@@ -193,9 +67,42 @@ def test_harness_arguments_reach_the_program(copy, tmp_path):
         "RANK_ID": "0",
         "JOB_ID": "10087",
         "ASCEND_DEVICE_ID": "3",
-        "RANK_TABLE_FILE": None,
+        "HCCL_CONNECT_TIMEOUT": "1800",
+        "HCCL_EXEC_TIMEOUT": "1836",
     }
     assert directory == "/"
+
+
+def test_arguments_of_other_entries_are_ignored_with_a_warning(copy, tmp_path):
+    model = str(tmp_path / "model")
+    status, printed = copy.run(
+        "train_full_1p.sh",
+        *["--ffts", "--conf_path=/conf", f"--data_path={copy.data}", "--server_index=0"],
+        *[f"--output_path={model}", "2", "--batch_size=32"],
+    )
+    assert status == 0, printed
+    for argument in ("--ffts", "--conf_path=/conf", "--server_index=0", "2"):
+        assert f"[Warning] unknown argument {argument}: it is ignored" in printed
+    flags = copy.call(model)[0]
+    assert flags["train_batch_size"] == "32"
+    assert not {"ffts", "conf_path", "server_index"} & set(flags)
+
+
+def test_switch_without_a_value_is_on(copy, tmp_path):
+    model = str(tmp_path / "model")
+    arguments = [f"--data_path={copy.data}", f"--output_path={model}"]
+    status, printed = copy.run("train_full_1p.sh", *arguments, "--profiling", "--autotune")
+    assert status == 0, printed
+    flags = copy.call(model)[0]
+    assert flags["profile_dir"].endswith("output/0/profiling") and flags["aoe_mode"] == "2"
+
+
+def test_times_that_devices_wait_are_the_callers(copy, tmp_path):
+    model = str(tmp_path / "model")
+    times = {"HCCL_CONNECT_TIMEOUT": "7200", "HCCL_EXEC_TIMEOUT": "3604"}
+    copy.run("train_full_1p.sh", f"--data_path={copy.data}", f"--output_path={model}", **times)
+    environment = copy.call(model)[1]
+    assert {name: environment[name] for name in times} == times
 
 
 def test_lines_and_files_of_a_full_training(copy, tmp_path):
@@ -205,6 +112,7 @@ def test_lines_and_files_of_a_full_training(copy, tmp_path):
         f"--output_path={tmp_path / 'model'}",
         "--",
         "--accelerator=npu",
+        PYTHONPATH=copy.adapter,
     )
     assert status == 0, printed
     lines = printed.splitlines()
@@ -219,7 +127,7 @@ def test_lines_and_files_of_a_full_training(copy, tmp_path):
     assert re.fullmatch(r"E2E Training Duration sec : \d+", lines[-1])
     assert lines.index("INFO: this training used the Ascend NPU.") < len(lines) - 7
     case = "AmoebaNet-D_for_TensorFlow_bs64_1p_acc"
-    log = _case_log(copy.output("0", f"{case}.log"))
+    log = case_log(copy.output("0", f"{case}.log"))
     assert log.pop("E2ETrainingTime") == lines[-1].split()[-1]
     assert log == {
         "Network": "AmoebaNet-D_for_TensorFlow",
@@ -295,37 +203,12 @@ def test_termination_reaches_the_program(copy, tmp_path):
     assert process.wait(timeout=20) == 128 + signal.SIGTERM
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_training_that_stops_in_order_gets_one_signal_and_passes_its_status_on(
-    whole, copy, tmp_path
-):
-    """The signal goes to the script, or to one of the processes."""
-    model, table = str(tmp_path / "model"), tmp_path / "table.json"
-    table.write_text(json.dumps(rank_table.make("127.0.0.1", range(8), ["192.168.1.1"] * 8)))
-    process = copy.start(
-        *["train_full_8p.sh", f"--data_path={copy.data}", f"--output_path={model}"],
-        *["--", "--accelerator=npu", "--wait=60", "--stops=1"],
-        RANK_TABLE_FILE=str(table),
-    )
-    while not all(os.path.exists(os.path.join(model, f"waits_{rank}")) for rank in range(8)):
-        time.sleep(0.1)
-    if whole:
-        process.send_signal(signal.SIGTERM)
-    else:
-        pid = re.search(r"Rank 3 of 8: process (\d+)", copy.wait_for(process, "Rank 7 ")).group(1)
-        os.kill(int(pid), signal.SIGTERM)
-    printed = process.communicate(timeout=50)[0].decode()
-    assert process.returncode == 75
-    assert "saved; the same command goes on from there" in printed and "Final" not in printed
-
-
 @pytest.mark.parametrize(
     "arguments, message",
     [
         ([], '[Error] para "data_path" must be config'),
         (["--data_path=/nowhere"], "[Error] data_path: there is no directory /nowhere"),
         (["--data_path=/", "--batch_size=x"], "[Error] --batch_size=x"),
-        (["--data_path=/", "--speed=9"], "[Error] unknown argument --speed=9"),
         (["--data_path=/", "--over_dump=True", "--data_dump_flag=True"], "one or the other"),
         (["--data_path=/", "--profiling=perhaps"], "[Error] --profiling=perhaps"),
     ],
@@ -335,129 +218,50 @@ def test_arguments_that_are_wrong(arguments, message, copy):
     assert status == 1 and message in printed and "Final" not in printed
 
 
+@pytest.mark.parametrize("device", ["npu0", "08", "-1"])
+def test_device_that_is_no_number(device, copy):
+    status, printed = copy.run(
+        "train_full_1p.sh", f"--data_path={copy.data}", ASCEND_DEVICE_ID=device
+    )
+    assert status == 1 and f"[Error] ASCEND_DEVICE_ID={device}" in printed
+
+
 def test_help(copy):
     for option in ("-h", "--help"):
         status, printed = copy.run("train_full_1p.sh", option)
         assert status == 0 and printed.startswith("Usage: bash train_full_1p.sh")
 
 
-# Several devices ---------------------------------------------------------------------------------
+# As the ModelZoo's harness starts them -----------------------------------------------------------
 
 
-def test_eight_processes_each_with_its_rank(copy, tmp_path):
-    model, table = str(tmp_path / "model"), tmp_path / "table.json"
-    table.write_text(json.dumps(rank_table.make("127.0.0.1", range(8), ["192.168.1.1"] * 8)))
-    arguments = [f"--data_path={copy.data}", f"--output_path={model}", "--bind_core=True"]
-    environment = {"RANK_TABLE_FILE": str(table)}
-    npu = ["--", "--accelerator=npu"]
-    status, printed = copy.run("train_full_8p.sh", *arguments, *npu, **environment)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_script_is_in_the_root_and_in_test(name):
+    script = os.path.join(_ROOT, "scripts", name)
+    for directory in (_ROOT, os.path.join(_ROOT, "test")):
+        assert os.path.samefile(os.path.join(directory, name), script)
+        assert os.access(os.path.join(directory, name), os.X_OK)
+
+
+@pytest.mark.parametrize("directory", [".", "/", "test"])
+@pytest.mark.parametrize("edited", [False, True])
+def test_output_in_test_under_the_entrys_name(edited, directory, copy):
+    """From any directory, whether the script is a link or a file that sed made of it."""
+    path = os.path.join(copy.root, "test", "train_performance_1p.sh")
+    arguments = [f"--data_path={copy.data}"]
+    if edited:
+        subprocess.run(["sed", "-i", f"s|^DATA_DIR=.*|DATA_DIR={copy.data}|", path], check=True)
+        assert not os.path.islink(path)
+        arguments = []
+    cwd = os.path.join(copy.root, directory)
+    name = "test/train_performance_1p.sh"
+    status, printed = copy.run(name, *arguments, cwd=cwd, ASCEND_DEVICE_ID="3")
     assert status == 0, printed
-    for rank in range(8):
-        flags, variables, _ = copy.call(model, rank)
-        assert flags["train_batch_size"] == "512"
-        assert variables == {
-            "RANK_SIZE": "8",
-            "RANK_ID": str(rank),
-            "JOB_ID": "10087",
-            "ASCEND_DEVICE_ID": str(rank),
-            "RANK_TABLE_FILE": str(table),
-        }
-        assert copy.output(str(rank), f"train_{rank}.log")
-    log = _case_log(copy.output("0", "AmoebaNet-D_for_TensorFlow_bs64_8p_acc.log"))
-    assert (log["RankSize"], log["BatchSize"]) == ("8", "64")
-
-    crash = [*npu, "--fail_rank=5", "--wait=60"]
-    started = time.time()
-    status, printed = copy.run("train_full_8p.sh", *arguments, *crash, **environment)
-    assert status == 7 and "Final" not in printed
-    assert time.time() - started < 50  # The others were stopped.
-
-
-def test_without_npus_one_process_has_the_images_of_eight(copy, tmp_path):
-    model = str(tmp_path / "model")
-    status, _ = copy.run("train_full_8p.sh", f"--data_path={copy.data}", f"--output_path={model}")
-    assert status == 0
-    flags, variables, _ = copy.call(model)
-    assert (flags["train_batch_size"], variables["RANK_SIZE"]) == ("512", "1")
-    assert sorted(os.listdir(model)) == ["call_0.json", "results.json"]
-
-
-# End to end --------------------------------------------------------------------------------------
-
-_TINY = [
-    "--num_cells=2",
-    "--reduction_size=8",
-    "--stem_reduction_size=4",
-    "--image_size=32",
-    "--use_aux_head=False",
-    "--num_label_classes=11",
-    "--eval_batch_size=4",
-    "--lr=0.05",
-]
-
-
-def _write_data(directory):
-    pixels = np.random.RandomState(0).randint(0, 255, (16, 24, 24, 3), np.uint8)
-    for split in ("train", "validation"):
-        examples = []
-        for i, image in enumerate(pixels):
-            buffer = io.BytesIO()
-            Image.fromarray(image).save(buffer, "JPEG")
-            label = i % 10 + 1
-            examples.append(tfrecords.image_example(buffer.getvalue(), label, height=24, width=24))
-        path = os.path.join(directory, tfrecords.shard_name(split, 0, 1))
-        tfrecords.write_shard(path, examples)
-
-
-def _last(pattern, text):
-    return re.findall(pattern, text)[-1]
-
-
-@pytest.mark.xdist_group("train_scripts")
-def test_scripts_end_to_end(tmp_path):
-    """The full one with arguments on the NPU's stand-in; the other, edited, on the CPU."""
-    copy = _Copy(tmp_path / "repository")
-    _write_data(copy.data)
-    model = str(tmp_path / "model")
-    status, printed = copy.run(
-        "train_full_1p.sh",
-        f"--data_path={copy.data}",
-        f"--output_path={model}",
-        "--batch_size=4",
-        "--train_epochs=1",
-        "--",
-        "--num_train_images=16",
-        "--num_eval_images=16",
-        "--accelerator=npu",
-        *_TINY,
-        PYTHONPATH=PATH,
-    )
-    assert status == 0, printed
-    assert "INFO NOTICE" in printed
-    training, evaluation = results.read_results(model)
-    speed = training["images_per_second"]["median"]
-    assert float(_last(r"images/sec : (\S+)", printed)) == pytest.approx(speed, rel=1e-6)
-    seconds = training["seconds_per_step"]
-    assert float(_last(r"sec/step : (\S+)", printed)) == pytest.approx(seconds, rel=1e-6)
-    top_1 = evaluation["metrics"]["top_1_accuracy"]
-    assert float(_last(r"Train Accuracy : (\S+)", printed)) == pytest.approx(top_1, rel=1e-6)
-    case = "AmoebaNet-D_for_TensorFlow_bs4_1p_acc"
-    log = _case_log(copy.output("0", f"{case}.log"))
-    loss = training["metrics"]["loss"]
-    assert float(log["ActualLoss"]) == pytest.approx(loss, rel=1e-6)
-    losses = copy.output("0", f"train_{case}_loss.txt").split()
-    assert [float(x) for x in losses] == pytest.approx([loss], rel=1e-6)
-
-    edited = os.path.join(copy.scripts, "train_performance_1p.sh")
-    settings = f"s|^DATA_DIR=.*|DATA_DIR={copy.data}|;s|^MODEL_DIR=.*|MODEL_DIR={tmp_path}/other|"
-    subprocess.run(["sed", "-i", settings, edited], check=True)
-    record = str(tmp_path / "calls")
-    arguments = ["--", "--train_steps=5", "--train_batch_size=4", "--accelerator=cpu", *_TINY]
-    status, printed = copy.run(
-        "train_performance_1p.sh", *arguments, PYTHONPATH=PATH, NPU_STAND_IN_RECORD=record
-    )
-    assert status == 0, printed
-    assert "ERROR NOTICE" in printed and "Final Performance images/sec : " in printed
-    assert not os.path.exists(record), "the adapter was imported on the CPU"
-    records = results.read_results(str(tmp_path / "other"))
-    assert [(r["kind"], r["global_step"]) for r in records] == [("train", 5)]
+    case = "AmoebaNet-D_ID2073_for_TensorFlow_bs64_1p_perf"
+    below = os.path.join(copy.root, "test", "output", "3")
+    left = {"train_3.log", f"{case}.log", f"train_{case}_loss.txt", "performance"}
+    assert set(os.listdir(below)) == left
+    log = case_log(copy.output("3", f"{case}.log", below="test"))
+    assert (log["Network"], log["CaseName"]) == ("AmoebaNet-D_ID2073_for_TensorFlow", case)
+    assert copy.call(os.path.join(below, "performance"))[0]["mode"] == "train"
+    assert not os.path.exists(os.path.join(copy.scripts, "output"))
