@@ -188,6 +188,7 @@ def _moved_by_steps(session, train_op):
 def test_training_the_classifier_changes_nothing_else():
     hparams = _hparams(trainable_variables="^final_layer/", moving_average_decay=0.3)
     with tf.Graph().as_default(), tf.Session() as session:
+        tf.set_random_seed(3)
         spec = _train_spec(hparams)
         session.run(tf.global_variables_initializer())
         moved = _moved_by_steps(session, spec.train_op)

@@ -182,7 +182,7 @@ def test_fully_connected():
     assert _variables() == {"FC/weights": [4, 3], "FC/biases": [3]}
     weights, biases = tf.trainable_variables()
     got, w, b = _run(net, weights, biases)
-    np.testing.assert_allclose(got[0], w.sum(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(got[0], w.sum(axis=0), rtol=1e-5, atol=1e-6)
     assert not b.any()
     assert [v.op.name for v in tf.get_collection(tf.GraphKeys.WEIGHTS)] == ["FC/weights"]
 

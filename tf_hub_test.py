@@ -89,6 +89,7 @@ def test_labels_are_an_asset(modules):
 
 def test_fine_tuning(modules):
     with tf.Graph().as_default(), tf.Session() as session:
+        tf.set_random_seed(1)
         module = hub.Module(f"{modules}/feature_vector", trainable=True, tags={"train"})
         features = module(tf.random_uniform([4, 40, 40, 3]))
         loss = tf.reduce_sum(features) + tf.losses.get_regularization_loss()

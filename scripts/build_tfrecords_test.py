@@ -1,5 +1,6 @@
 """Tests of build_tfrecords.py, run as people run it."""
 
+import fcntl
 import functools
 import io
 import json
@@ -22,6 +23,7 @@ from common.errors import UserError
 from scripts import build_tfrecords
 
 PROGRAM = os.path.abspath(build_tfrecords.__file__)
+ROOT = os.path.dirname(os.path.dirname(PROGRAM))
 WNIDS = [wnid for wnid, _ in imagenet.synsets()]
 # The real names of one of the irregular files each.
 PNG_NAMED_JPEG = "n02105855_2933.JPEG"
@@ -39,7 +41,7 @@ def _build(source_dir, output_dir, *flags, status=0):
         _command(source_dir, output_dir, "--workers=2", *flags),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         cwd="/",
     )
     assert done.returncode == status, done.stdout + done.stderr
@@ -231,36 +233,61 @@ class TestFolders:
         assert _contents(tmp_path / "out") == contents
 
 
-def _kill_while_running(command, output_dir, shards):
-    """Starts the program, and kills it when there are some shards; returns their number."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while len(list(output_dir.glob("train-*"))) < shards and time.monotonic() < deadline:
+# The program, whose workers stop for ever inside the first shard each with a number of at least
+# sys.argv[1]; then there is a file stalled-NUMBER in the directory sys.argv[2].
+_STALLING = """
+import os, sys, time
+from absl import app
+from common.data import tfrecords
+from scripts import build_tfrecords
+
+first, directory = int(sys.argv.pop(1)), sys.argv.pop(1)
+write_shard = tfrecords.write_shard
+
+def write(path, examples):
+    number = int(os.path.basename(path).split("-")[1])
+    return write_shard(path, stall(number, examples) if number >= first else examples)
+
+def stall(number, examples):
+    yield next(examples)
+    open(f"{directory}/stalled-{number}", "w").close()
+    time.sleep(3600)
+
+tfrecords.write_shard = write
+build_tfrecords.define_flags()
+app.run(build_tfrecords.main)
+"""
+
+
+def _kill_while_running(arguments, output_dir, shards, tmp_path):
+    """Starts the program with two workers, and kills it when so many shards are finished."""
+    program = [sys.executable, "-c", _STALLING, str(shards), str(tmp_path)]
+    process = subprocess.Popen([*program, *arguments], cwd=ROOT, stderr=subprocess.DEVNULL)
+    stalled = [tmp_path / f"stalled-{number}" for number in (shards, shards + 1)]
+    while not all(path.exists() for path in stalled):
         assert process.poll() is None, "the program ended before it could be killed"
-        time.sleep(0.002)
+        time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    return len(list(output_dir.glob("train-*")))
+    with open(output_dir / build_tfrecords.WORK_DIR / "lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # The workers have noticed.
 
 
 def test_killed_and_restarted(tmp_path):
-    # Large PNG files, so that there is time to kill it.
-    source = _make_folders(
-        tmp_path / "photos", ("ant", "bee"), 60, suffix="png", format_="PNG", size=320
-    )
+    source = _make_folders(tmp_path / "photos", ("ant", "bee"), 60)
     flags = "--num_train_shards=24", "--num_validation_shards=2"
     _build(source, tmp_path / "whole", *flags)
-    command = _command(source, tmp_path / "out", "--workers=2", *flags)
-    (tmp_path / "out").mkdir()
+    _, _, *arguments = _command(source, tmp_path / "out", "--workers=2", *flags)
     for shards in (3, 10):
-        assert shards <= _kill_while_running(command, tmp_path / "out", shards) < 24
+        _kill_while_running(arguments, tmp_path / "out", shards, tmp_path)
+        assert len(list((tmp_path / "out").glob("train-*"))) == shards
         # Half a data set must not look like a whole one.
         assert not (tmp_path / "out" / "dataset.json").exists()
     finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("train-*")}
     output, _ = _build(source, tmp_path / "out", *flags)
     assert "of 26 shards are finished and intact" in output
     kept = sum(path.stat().st_mtime_ns == mtime for path, mtime in finished.items())
-    assert kept == len(finished) >= 10
+    assert kept == len(finished) == 10
     assert _contents(tmp_path / "out") == _contents(tmp_path / "whole")
 
 

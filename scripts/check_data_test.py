@@ -52,7 +52,7 @@ def _check(data_dir, *flags, status):
         + ["--workers=2", *flags],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         cwd="/",
     )
     assert done.returncode == status, done.stdout + done.stderr

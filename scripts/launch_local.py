@@ -169,9 +169,9 @@ def wait(processes):
     """Waits until all have ended well (None) or one has not (that one)."""
     while True:
         statuses = [process.status() for process in processes]
-        for process, status in zip(processes, statuses):
-            if status not in (None, 0):
-                return process
+        failed = [p for p, status in zip(processes, statuses) if status not in (None, 0)]
+        if failed:  # Those that lost another one ended after that one did.
+            return min(failed, key=lambda process: process.status() == TEMPORARY_FAILURE)
         if all(status == 0 for status in statuses):
             return None
         time.sleep(0.2)

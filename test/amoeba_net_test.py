@@ -30,7 +30,11 @@ def _command(*flags):
 def _run(*flags):
     """(exit status, standard output and error) of the program."""
     done = subprocess.run(
-        _command(*flags), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600, check=False
+        _command(*flags),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=1200,
+        check=False,
     )
     return done.returncode, done.stdout.decode()
 
@@ -100,7 +104,7 @@ def test_finished_run_evaluates_once_and_ends(trained, digits):
     assert status == 0, log
     after = results.read_results(model_dir)
     assert [r["kind"] for r in after[len(before) :]] == ["eval"]
-    assert after[-1]["metrics"] == before[-1]["metrics"]
+    assert after[-1]["metrics"] == pytest.approx(before[-1]["metrics"], rel=1e-5)
     assert "Training has finished already, at step 90." in log
 
 
@@ -134,11 +138,15 @@ def test_synthetic_data(tmp_path):
 
 
 def test_killed_runs_end_at_the_planned_step(digits, tmp_path):
-    """Killed at three moments, as a checkpoint is there and between two, and started again."""
+    """Killed at three moments, as a checkpoint is there and between two, and started again.
+
+    The end of those that are killed is so far away that none comes to it, however late the kill is.
+    """
     model_dir = str(tmp_path / "model")
     flags = [
         "--mode=train_and_eval", f"--data_dir={digits}", f"--model_dir={model_dir}",
-        "--num_epochs=4", "--num_epochs_per_eval=4", "--save_checkpoints_steps=20", *_SMALL,
+        "--num_epochs=4", "--num_epochs_per_eval=1000000", "--save_checkpoints_steps=20",
+        "--random_seed=1", *_SMALL,
         "--image_size=32", "--reduction_size=8", "--stem_reduction_size=8",
     ]  # fmt: skip
 
@@ -146,9 +154,12 @@ def test_killed_runs_end_at_the_planned_step(digits, tmp_path):
         latest = checkpoints.latest(model_dir)
         return checkpoints.global_step(latest) if latest else -1
 
-    for reached, delay in [(20, 0.0), (60, 0.3), (100, 0.1)]:
+    for delay in (0.0, 0.3, 0.1):
+        reached = step() + 20
         process = subprocess.Popen(
-            _command(*flags), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            _command(*flags, "--train_steps=1000000"),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         while step() < reached and process.poll() is None:
             time.sleep(0.1)
@@ -156,12 +167,13 @@ def test_killed_runs_end_at_the_planned_step(digits, tmp_path):
         assert process.poll() is None, "The program ended before it was killed."
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert reached <= step() < 180
-    status, log = _run(*flags)
+        assert reached <= step()
+    planned = step() + 50
+    status, log = _run(*flags, f"--train_steps={planned}")
     assert status == 0, log
-    assert step() == 180
+    assert step() == planned
     last = results.read_results(model_dir)[-1]
-    assert (last["kind"], last["global_step"]) == ("eval", 180)
+    assert (last["kind"], last["global_step"]) == ("eval", planned)
     assert last["metrics"]["top_1_accuracy"] > 0.3  # Learnt something: by chance it is 0.1.
 
 

@@ -4,7 +4,7 @@ import gc
 import glob
 import os
 import threading
-import time
+import types
 
 import numpy as np
 import pytest
@@ -202,19 +202,27 @@ def _fail_at(monkeypatch, function, call):
     monkeypatch.setattr(tf.io.gfile, function, failing)
 
 
-def test_waiting_says_for_what_and_for_how_long(tmp_path, caplog):
-    directory = str(tmp_path)
-    writer = threading.Thread(target=lambda: (time.sleep(1.5), _save(directory, [7])))
-    writer.start()
-    found = list(checkpoints.wait_for_new(directory, timeout=5))
-    writer.join()
-    assert found == [_path(directory, 7)]
-    text = caplog.text
-    assert f"Waiting for a first checkpoint in {directory}, for up to 0:00:05 more." in text
-    assert (
-        f"Waiting for a checkpoint newer than model.ckpt-7 in {directory}, for up to 0:00" in text
-    )
-    assert "No new checkpoint for 5 s: evaluation ends." in text
+def test_waiting_says_for_what_and_for_how_long(tmp_path, caplog, monkeypatch):
+    """With a clock that moves only while the program sleeps; a checkpoint comes after 90 s."""
+    directory, now = str(tmp_path), [1000.0]
+
+    def sleep(seconds):
+        if now[0] < 1090.0 <= now[0] + seconds:
+            _save(directory, [7])
+        now[0] += seconds
+
+    clock = types.SimpleNamespace(monotonic=lambda: now[0], sleep=sleep)
+    monkeypatch.setattr(checkpoints, "time", clock)
+    assert list(checkpoints.wait_for_new(directory, timeout=100)) == [_path(directory, 7)]
+    assert now[0] == 1190.0
+    said = [record.getMessage() for record in caplog.records if "Wait" in record.getMessage()]
+    first = f"Waiting for a first checkpoint in {directory}, for up to 0:0"
+    second = f"Waiting for a checkpoint newer than model.ckpt-7 in {directory}, for up to 0:0"
+    assert said == [
+        *[f"{first}1:40 more.", f"{first}0:40 more."],
+        *[f"{second}1:40 more.", f"{second}0:40 more."],
+    ]
+    assert "No new checkpoint for 100 s: evaluation ends." in caplog.text
 
 
 def test_shapes_of_variables_are_tensorflows_and_are_freed(model_dir):

@@ -53,20 +53,22 @@ def _start(*arguments, **environment):
     )
 
 
-def _wait_for(process, line):
-    while True:
-        found = process.stdout.readline()
-        assert found, process.stderr.read().decode()
-        if found.strip() == line:
+def _wait_for(stream, text):
+    """Reads what a process writes, up to the line that has a text in it."""
+    read = b""
+    for line in stream:
+        read += line
+        if text in line:
             return
+    raise AssertionError(f"The process ended without {text}: {read.decode()}")
 
 
 def test_first_signal_ends_in_order():
     for number in interruption.SIGNALS:
         process = _start()
-        _wait_for(process, b"step")
+        _wait_for(process.stdout, b"step")
         process.send_signal(number)
-        output, log = process.communicate(timeout=60)
+        output, log = process.communicate(timeout=600)
         assert process.returncode == interruption.EXIT_STATUS
         assert output.splitlines()[-1].startswith(signal.Signals(number).name.encode())
         assert b"stopping after this step" in log
@@ -74,12 +76,13 @@ def test_first_signal_ends_in_order():
 
 def test_second_signal_ends_at_once_even_inside_a_step():
     process = _start("hangs")
-    _wait_for(process, b"step")
+    _wait_for(process.stdout, b"step")
     process.send_signal(signal.SIGTERM)
-    time.sleep(interruption._TOGETHER_SECONDS + 0.5)
+    _wait_for(process.stderr, b"stopping after this step")
+    time.sleep(interruption._TOGETHER_SECONDS)
     assert process.poll() is None  # The step is not at its end.
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert process.wait(timeout=600) == 128 + signal.SIGTERM
     assert b"A second signal: ending at once." in process.stderr.read()
 
 

