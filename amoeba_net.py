@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""Trains, evaluates and runs AmoebaNet image classifiers.
+"""Trains, evaluates, and runs AmoebaNet image classifiers.
 
     python amoeba_net.py --mode=train_and_eval --data_dir=DATA --model_dir=MODEL
 
-The flags become three typed values (settings.py), with which one of the modes runs (run.py).
+settings.py turns the flags into three typed values, and run.py runs one of the modes with them.
 """
 
 import sys
@@ -11,7 +11,6 @@ import sys
 import tensorflow.compat.v1 as tf
 from absl import app, flags
 
-import amoeba_net_model
 import model_specs
 import run
 import settings
@@ -22,286 +21,283 @@ from common.distribution import cluster
 from common.errors import UserError
 from common.hooks import interruption
 
-LR_DECAY_METHODS = ("exponential", "cosine", "stepwise", "constant")
+_DEFAULTS = settings.defaults()
 
-# Where the flags have their defaults from.
-_MODEL = amoeba_net_model.default_hparams()
-_DEVICE = options.Options()
-_RUN = settings.RunOptions()
+
+def _definer(define):
+    """Makes `define` take the default from the setting that has the flag's name."""
+    return lambda name, *rest: define(name, _DEFAULTS[name], *rest)
+
+
+_boolean, _enum = _definer(flags.DEFINE_boolean), _definer(flags.DEFINE_enum)
+_float, _integer = _definer(flags.DEFINE_float), _definer(flags.DEFINE_integer)
+_string, _multi_string = _definer(flags.DEFINE_string), _definer(flags.DEFINE_multi_string)
+_multi_integer = _definer(flags.DEFINE_multi_integer)
+_NO_EFFECT = "Kept for compatibility with the TPU original; has no effect."
 
 # What to run, and on what.
-flags.DEFINE_enum("mode", _RUN.mode, settings.MODES, "What to do.")
-flags.DEFINE_enum(
-    "accelerator", _RUN.accelerator, options.NAMES, "Device; auto takes the best there is."
+_enum(
+    "mode",
+    settings.MODES,
+    "What the program does. eval evaluates each checkpoint as it appears; predict classifies "
+    "--image_paths or, without them, measures the inference speed.",
 )
-flags.DEFINE_boolean("use_tpu", False, "Kept from the TPU original: there is no TPU here.")
-flags.DEFINE_string("data_dir", _RUN.data_dir, "Directory of the TFRecords, flat or by split.")
-flags.DEFINE_string("model_dir", _RUN.model_dir, "Directory of checkpoints, logs and results.json.")
-flags.DEFINE_string(
-    "checkpoint_path",
-    _RUN.checkpoint_path,
-    "Eval, predict, export: take this checkpoint only, and end.",
-)
-flags.DEFINE_string(
-    "export_dir", _RUN.export_dir, "Where to export the model to, at the end of any mode."
-)
-flags.DEFINE_list(
-    "export_format", list(_RUN.export_format), "Of saved_model and frozen_graph, or both."
-)
-flags.DEFINE_multi_string(
-    "image_paths", _RUN.image_paths, "Predict: files, folders and patterns of images."
-)
-flags.DEFINE_string(
-    "predictions_file", _RUN.predictions_file, "Predict: answers as .csv, or else as JSON lines."
+_enum(
+    "accelerator",
+    options.NAMES,
+    "Device to run on. auto selects the NPU if there is one, otherwise a GPU, otherwise the CPU.",
 )
 flags.DEFINE_boolean(
-    "synthetic_data", _MODEL.synthetic_data, "One batch of noise: speed without input."
+    "use_tpu", False, "Kept for compatibility with the TPU original; must be False."
 )
-flags.DEFINE_integer(
-    "train_steps", _RUN.train_steps, "Global step to train to; 0: from num_epochs.", 0
+_string(
+    "data_dir",
+    "Directory of the TFRecord files, which are directly in it or in train/ and validation/.",
 )
-flags.DEFINE_integer(
-    "random_seed", _MODEL.random_seed, "Seed of weights, order and distortions; None: random."
+_string("model_dir", "Directory for checkpoints, logs, and results.json.")
+_string(
+    "checkpoint_path",
+    "Checkpoint that eval, predict, and export read, or a directory that stands for its latest "
+    "checkpoint. If not set, predict and export read the latest checkpoint in --model_dir.",
+)
+_string("export_dir", "Directory to export the model to. Every mode exports when it has finished.")
+flags.DEFINE_list(
+    "export_format",
+    list(_DEFAULTS["export_format"]),
+    "Formats to export: saved_model, frozen_graph, or both.",
+)
+_multi_string(
+    "image_paths", "Files, directories, or patterns of the images that predict classifies."
+)
+_string(
+    "predictions_file",
+    "File for the answers about --image_paths: CSV if its name ends in .csv, otherwise JSON lines.",
+)
+_boolean(
+    "synthetic_data",
+    "Use one batch of noise instead of --data_dir, to measure the speed without reading images.",
+)
+_integer("train_steps", "Global step at which training ends. If 0, --num_epochs determines it.", 0)
+_integer(
+    "random_seed",
+    "Seed of the initial weights, the order of the images, and the distortions. If not set, every "
+    "run is different.",
 )
 
 # The network.
-flags.DEFINE_enum("cell_name", _MODEL.cell_name, model_specs.CELL_NAMES, "Which AmoebaNet.")
-flags.DEFINE_integer("num_cells", _MODEL.num_cells, "Normal cells of all stacks together.", 2)
-flags.DEFINE_integer(
-    "reduction_size", _MODEL.reduction_size, "Filters of the first stack of cells.", 4
+_enum("cell_name", model_specs.CELL_NAMES, "Cells of the network. The evol_net names are aliases.")
+_integer("num_cells", "Number of normal cells in the network.", 2)
+_integer(
+    "reduction_size",
+    "Number of filters in the first normal cells. Each reduction cell doubles it.",
+    4,
 )
-flags.DEFINE_integer(
-    "stem_reduction_size", _MODEL.stem_reduction_size, "Filters of the first convolution.", 1
+_integer("stem_reduction_size", "Number of filters in the first convolution.", 1)
+_integer("image_size", "Width and height of the network's input in pixels.", 1)
+_integer(
+    "num_label_classes",
+    "Number of classes, including the background class 0. If not set, dataset.json in --data_dir "
+    "takes precedence over the default.",
+    2,
 )
-flags.DEFINE_integer(
-    "image_size", _MODEL.image_size, "Width and height of the input, in pixels.", 1
-)
-flags.DEFINE_integer(
-    "num_label_classes", _MODEL.num_label_classes, "Classes, with the background class 0.", 2
-)
-flags.DEFINE_boolean(
-    "use_aux_head", _MODEL.use_aux_head, "Train an auxiliary classifier on an inner layer."
-)
-flags.DEFINE_float("aux_scaling", _MODEL.aux_scaling, "Width of the auxiliary head.", 0.01)
-flags.DEFINE_enum(
-    "data_format", _MODEL.data_format, ["NHWC", "NCHW"], "Axis order; NCHW not on the CPU."
-)
+_boolean("use_aux_head", "Train an auxiliary classifier on an inner layer as well.")
+_float("aux_scaling", "Factor for the number of filters in the auxiliary classifier.", 0.01)
+_enum("data_format", ["NHWC", "NCHW"], "Order of the axes. The CPU supports NHWC only.")
 
 # Training.
-flags.DEFINE_float(
-    "num_epochs", _MODEL.num_epochs, "Epochs to train, counted from the first step.", 0.0
+_float("num_epochs", "Number of epochs to train, counted from the first step.", 0.0)
+_integer("train_batch_size", "Images per training step, on all devices together.", 1)
+_enum("optimizer", ["sgd", "momentum", "rmsprop"], "Optimizer that updates the weights.")
+_float("lr", "Initial learning rate.", 0.0)
+_enum(
+    "lr_scaling",
+    ["none", "linear"],
+    "If linear, the initial learning rate is --lr x --train_batch_size / --lr_base_batch_size; if "
+    "none, it is --lr.",
 )
-flags.DEFINE_integer("train_batch_size", _MODEL.train_batch_size, "Images a training step.", 1)
-flags.DEFINE_enum("optimizer", _MODEL.optimizer, ["sgd", "momentum", "rmsprop"], "Optimizer.")
-flags.DEFINE_float("lr", _MODEL.lr, "Initial learning rate.", 0.0)
-flags.DEFINE_enum(
-    "lr_scaling", _RUN.lr_scaling, ["none", "linear"], "Linear: lr is of lr_base_batch_size."
+_integer("lr_base_batch_size", "Batch size that --lr is meant for.", 1)
+_enum(
+    "lr_decay_method",
+    ["exponential", "cosine", "stepwise", "constant"],
+    "Schedule of the learning rate. stepwise divides it by 10 after 1/3, 2/3, and 8/9 of the "
+    "training.",
 )
-flags.DEFINE_integer(
-    "lr_base_batch_size", _RUN.lr_base_batch_size, "Batch that the lr of linear scaling is of.", 1
-)
-flags.DEFINE_enum("lr_decay_method", _MODEL.lr_decay_method, LR_DECAY_METHODS, "Schedule.")
-flags.DEFINE_float(
-    "lr_decay_value", _MODEL.lr_decay_value, "Factor of the exponential schedule.", 0.0, 1.0
-)
-flags.DEFINE_float(
-    "lr_num_epochs_per_decay", _MODEL.lr_num_epochs_per_decay, "Epochs between two decays.", 0.0
-)
-flags.DEFINE_float(
-    "lr_warmup_epochs", _MODEL.lr_warmup_epochs, "Epochs of linear warm-up (exponential).", 0.0
-)
-flags.DEFINE_float("weight_decay", _MODEL.weight_decay, "Scale of the L2 regularisation.", 0.0)
-flags.DEFINE_float(
-    "drop_connect_keep_prob",
-    _MODEL.drop_connect_keep_prob,
-    "Probability of keeping a branch.",
+_float(
+    "lr_decay_value",
+    "Factor by which the exponential schedule multiplies the learning rate at each decay.",
     0.0,
     1.0,
 )
-flags.DEFINE_enum(
-    "drop_connect_version",
-    _MODEL.drop_connect_version,
-    ["v1", "v2", "v3"],
-    "Dropping grows with time, depth or both.",
+_float("lr_num_epochs_per_decay", "Epochs between two decays of the exponential schedule.", 0.0)
+_float(
+    "lr_warmup_epochs",
+    "Epochs in which the exponential schedule raises the learning rate linearly from 0.",
+    0.0,
 )
-flags.DEFINE_integer(
+_float("weight_decay", "Factor of the L2 regularization.", 0.0)
+_float("drop_connect_keep_prob", "Probability that drop path keeps a branch of a cell.", 0.0, 1.0)
+_enum(
+    "drop_connect_version",
+    ["v1", "v2", "v3"],
+    "Drop path becomes stronger over time (v1), with depth (v2), or with both (v3).",
+)
+_integer(
     "drop_connect_burn_in_steps",
-    _MODEL.drop_connect_burn_in_steps,
-    "Steps to drop path's full strength; 0: none; None: all.",
+    "Steps after which drop path has its full strength (v1 and v3). If not set, all steps of the "
+    "training.",
     0,
 )
-flags.DEFINE_float(
+_float(
     "dense_dropout_keep_prob",
-    _MODEL.dense_dropout_keep_prob,
-    "Part of the last features kept.",
+    "Probability that dropout before the last layer keeps a feature.",
     0.0,
     1.0,
 )
-flags.DEFINE_float(
-    "batch_norm_decay", _MODEL.batch_norm_decay, "Decay of the batch statistics.", 0.0, 1.0
+_float(
+    "batch_norm_decay",
+    "Decay of the moving mean and variance of batch normalization.",
+    0.0,
+    1.0,
 )
-flags.DEFINE_float(
-    "batch_norm_epsilon", _MODEL.batch_norm_epsilon, "Epsilon of batch normalisation.", 0.0
+_float("batch_norm_epsilon", "Number that batch normalization adds to the variance.", 0.0)
+_float(
+    "moving_average_decay",
+    "Decay of the moving averages of all weights, which evaluation uses. If 0, there are none.",
+    0.0,
+    1.0,
 )
-flags.DEFINE_float(
-    "moving_average_decay", _MODEL.moving_average_decay, "Decay of the averages; 0: none.", 0.0, 1.0
-)
-flags.DEFINE_float(
+_float(
     "gradient_clipping_by_global_norm",
-    _MODEL.gradient_clipping_by_global_norm,
-    "Largest gradient norm; 0: any.",
+    "If the global norm of the gradients exceeds this number, they are scaled down to it. If 0, "
+    "they are not.",
 )
-flags.DEFINE_enum(
-    "on_nan", _MODEL.on_nan, ["stop", "skip"], "Where loss or gradients are not finite."
+_enum(
+    "on_nan", ["stop", "skip"], "If the loss or a gradient is not finite: stop, or skip the step."
 )
-flags.DEFINE_integer(
-    "max_nan_steps", _RUN.max_nan_steps, "Skip: steps in a row that may be left out.", 1
-)
-flags.DEFINE_integer(
+_integer("max_nan_steps", "With --on_nan=skip: the most steps in a row that may be skipped.", 1)
+_integer(
     "max_skipped_steps",
-    _RUN.max_skipped_steps,
     "Training ends after this many steps in a row that loss scaling skipped because gradients "
     "overflowed.",
     1,
 )
 
 # Transfer learning.
-flags.DEFINE_string(
-    "init_checkpoint", _MODEL.init_checkpoint, "Checkpoint or model_dir to start a training from."
+_string(
+    "init_checkpoint",
+    "Checkpoint, or directory of checkpoints, that a new training takes its initial weights from.",
 )
-flags.DEFINE_string(
-    "init_exclude", _MODEL.init_exclude, "Do not take what this regular expression finds."
+_string(
+    "init_exclude",
+    "Regular expression: variables whose names contain a match are not taken from the checkpoint.",
 )
-flags.DEFINE_boolean(
-    "init_averages", _MODEL.init_averages, "Take moving averages where there are, or weights."
+_boolean(
+    "init_averages",
+    "Take moving averages rather than weights from --init_checkpoint if it has them.",
 )
-flags.DEFINE_string(
+_string(
     "trainable_variables",
-    _MODEL.trainable_variables,
-    "Train what this regular expression finds only.",
+    "Regular expression: only variables whose names contain a match are trained.",
 )
-flags.DEFINE_boolean(
-    "freeze_batch_norm", _MODEL.freeze_batch_norm, "Neither use nor move batch statistics."
+_boolean(
+    "freeze_batch_norm",
+    "In training, normalize with the moving mean and variance, and do not update them.",
 )
 
 # Data.
-flags.DEFINE_integer("num_train_images", _MODEL.num_train_images, "Images of one epoch.", 1)
-flags.DEFINE_integer("num_eval_images", _MODEL.num_eval_images, "Validation images to evaluate.", 1)
-flags.DEFINE_enum(
-    "on_bad_record", _MODEL.on_bad_record, ["fail", "skip"], "Stop at bad records, or not."
-)
-flags.DEFINE_float(
-    "max_bad_fraction", _MODEL.max_bad_fraction, "Skip: stop where more is bad.", 0.0, 1.0
-)
-flags.DEFINE_boolean(
-    "deterministic_input", _MODEL.deterministic_input, "Same seed, same batches; slower."
-)
-flags.DEFINE_boolean(
-    "augment", _MODEL.augment, "Crop, flip and distort training images; else as in eval."
-)
-flags.DEFINE_boolean(
-    "use_fast_color_distort",
-    _MODEL.use_fast_color_distort,
-    "Shift colours only; else distort them fully.",
-)
-flags.DEFINE_float(
-    "cb_distortion_range", _MODEL.cb_distortion_range, "Largest shift of blue chroma.", 0.0, 1.0
-)
-flags.DEFINE_float(
-    "cr_distortion_range", _MODEL.cr_distortion_range, "Largest shift of red chroma.", 0.0, 1.0
-)
-
-# Several processes, by TF_CONFIG.
-flags.DEFINE_enum(
-    "collectives",
-    _DEVICE.collectives,
-    options.COLLECTIVES,
-    "How gradients are summed over processes.",
-)
-flags.DEFINE_integer(
-    "cluster_timeout", _DEVICE.cluster_timeout, "Seconds to wait for the other processes.", 1
-)
-
-# Ascend NPUs; the first two are for GPUs as well.
-flags.DEFINE_enum(
-    "precision_mode", _DEVICE.precision_mode, options.PRECISION_MODES, "Number formats."
-)
-flags.DEFINE_string("loss_scale", _DEVICE.loss_scale, "Loss scale: dynamic, none or a number.")
-flags.DEFINE_integer(
-    "npu_iterations_per_loop",
-    _DEVICE.npu_iterations_per_loop,
-    "Steps on the NPU between host's turns.",
+_integer(
+    "num_train_images",
+    "Images in one epoch of training. If not set, dataset.json takes precedence over the default.",
     1,
 )
-flags.DEFINE_string("profile_dir", _DEVICE.profile_dir, "Where to write a profile of training.")
-flags.DEFINE_string("dump_dir", _DEVICE.dump_dir, "Where to dump tensors.")
-flags.DEFINE_enum(
-    "dump_mode", _DEVICE.dump_mode, options.DUMP_MODES, "Which tensors of an operator."
+_integer(
+    "num_eval_images",
+    "Validation images to evaluate. If not set, dataset.json takes precedence over the default.",
+    1,
 )
-flags.DEFINE_string("dump_step", _DEVICE.dump_step, "Steps to dump, like 0|5-10; None: all.")
-flags.DEFINE_enum(
+_enum(
+    "on_bad_record",
+    ["fail", "skip"],
+    "If a record is damaged or its label is out of range: fail, or skip the record.",
+)
+_float(
+    "max_bad_fraction",
+    "With --on_bad_record=skip: the largest fraction of bad records that is tolerated.",
+    0.0,
+    1.0,
+)
+_boolean(
+    "deterministic_input",
+    "Read the same batches in every run with the same --random_seed. Reading is slower then.",
+)
+_boolean(
+    "augment",
+    "Crop, flip, and distort training images at random. If False, process them as in evaluation.",
+)
+_boolean(
+    "use_fast_color_distort",
+    "Distort only brightness and chroma. If False, distort brightness, saturation, hue, and "
+    "contrast.",
+)
+_float("cb_distortion_range", "Largest shift of the blue chroma, Cb.", 0.0, 1.0)
+_float("cr_distortion_range", "Largest shift of the red chroma, Cr.", 0.0, 1.0)
+
+# Several processes (TF_CONFIG).
+_enum(
+    "collectives",
+    options.COLLECTIVES,
+    "How the processes sum their gradients. With auto, TensorFlow chooses.",
+)
+_integer("cluster_timeout", "Seconds to wait until all processes have connected.", 1)
+
+# Ascend NPUs; the first two flags apply to GPUs as well.
+_enum(
+    "precision_mode",
+    options.PRECISION_MODES,
+    "Number formats of the computation. A GPU accepts some of these modes.",
+)
+_string("loss_scale", "Loss scale in mixed precision: dynamic, none, or a number.")
+_integer("npu_iterations_per_loop", "Steps that the NPU runs before it returns to the host.", 1)
+_string("profile_dir", "Directory to write a profile of the training to.")
+_string("dump_dir", "Directory to dump tensors to.")
+_enum("dump_mode", options.DUMP_MODES, "Tensors of each operator to dump.")
+_string("dump_step", "Steps to dump, for example 0|5-10. If not set, all steps.")
+_enum(
     "dump_debug",
-    _DEVICE.dump_debug,
     options.DUMP_DEBUG_MODES,
-    "Dump operators that overflow, not all.",
+    "If set, dump only operators with this kind of overflow.",
 )
-flags.DEFINE_string(
-    "op_compiler_cache_dir",
-    _DEVICE.op_compiler_cache_dir,
-    "Keeps compiled operators for the next start.",
-)
-flags.DEFINE_string(
-    "fusion_switch_file", _DEVICE.fusion_switch_file, "JSON of fusions to switch on and off."
-)
-flags.DEFINE_string(
-    "modify_mixlist", _DEVICE.modify_mixlist, "JSON of operators to compute in other precision."
-)
-flags.DEFINE_boolean(
-    "deterministic", _DEVICE.deterministic, "The same sums in the same order each time."
-)
-flags.DEFINE_enum(
-    "aoe_mode", _DEVICE.aoe_mode, options.AOE_MODES, "Tune graphs (1) or operators (2)."
+_string("op_compiler_cache_dir", "Directory that keeps compiled operators for the next start.")
+_string("fusion_switch_file", "JSON file that switches fusions of operators on and off.")
+_string("modify_mixlist", "JSON file that changes which operators mixed precision converts.")
+_boolean("deterministic", "Compute all sums in the same order in every run.")
+_enum(
+    "aoe_mode",
+    options.AOE_MODES,
+    "Mode of Ascend's tuning engine AOE; for example, 1 tunes graphs, and 2 tunes operators.",
 )
 
-# Evaluation, checkpoints and export.
-flags.DEFINE_integer("eval_batch_size", _MODEL.eval_batch_size, "Images an evaluation step.", 1)
-flags.DEFINE_boolean(
-    "eval_drop_remainder",
-    _MODEL.eval_drop_remainder,
-    "Leave out what does not fill the last batch.",
+# Evaluation, checkpoints, and export.
+_integer("eval_batch_size", "Images per step of evaluation and prediction.", 1)
+_boolean("eval_drop_remainder", "Leave out the images that do not fill the last batch.")
+_integer("eval_timeout", "Seconds that eval waits for a new checkpoint before it ends.", 1)
+_integer("num_epochs_per_eval", "Epochs between two evaluations of train_and_eval.", 1)
+_integer("save_checkpoints_steps", "Steps between two checkpoints. If 0, --iterations_per_loop.", 0)
+_integer("log_steps", "Steps between two lines of the log, and between two summaries.", 1)
+_integer(
+    "keep_checkpoint_max",
+    "Number of the newest checkpoints that are kept. The best one is kept in best/ as well.",
+    1,
 )
-flags.DEFINE_integer(
-    "eval_timeout", _RUN.eval_timeout, "Seconds eval waits for another checkpoint.", 1
+_integer(
+    "iterations_per_loop", "Steps between two checkpoints if --save_checkpoints_steps is 0.", 1
 )
-flags.DEFINE_integer(
-    "num_epochs_per_eval", _RUN.num_epochs_per_eval, "Epochs between two evaluations.", 1
-)
-flags.DEFINE_integer(
-    "save_checkpoints_steps",
-    _RUN.save_checkpoints_steps,
-    "Steps a checkpoint; 0: iterations_per_loop.",
-    0,
-)
-flags.DEFINE_integer(
-    "log_steps", _RUN.log_steps, "Steps between lines of the log, and summaries.", 1
-)
-flags.DEFINE_integer(
-    "keep_checkpoint_max", _RUN.keep_checkpoint_max, "Newest checkpoints to keep; and best/.", 1
-)
-flags.DEFINE_integer(
-    "iterations_per_loop", _RUN.iterations_per_loop, "Default of save_checkpoints_steps.", 1
-)
-flags.DEFINE_boolean(
-    "add_warmup_requests", _RUN.add_warmup_requests, "Add warm-up requests to the exported model."
-)
-flags.DEFINE_string("model_name", _RUN.model_name, "Name of the served model in warm-up requests.")
-flags.DEFINE_multi_integer(
-    "inference_batch_sizes", _RUN.inference_batch_sizes, "Batch sizes of the warm-up requests.", 1
-)
-flags.DEFINE_boolean("enable_hostcall", False, "Kept from the TPU original; has no effect.")
-flags.DEFINE_integer("num_shards", None, "Kept from the TPU original; has no effect.")
-flags.DEFINE_integer("distributed_group_size", 1, "Kept from the TPU original; has no effect.")
-
+_boolean("add_warmup_requests", "Add warm-up requests for TensorFlow Serving to the SavedModel.")
+_string("model_name", "Name of the served model in the warm-up requests.")
+_multi_integer("inference_batch_sizes", "Batch sizes of the warm-up requests.", 1)
+flags.DEFINE_boolean("enable_hostcall", False, _NO_EFFECT)
+flags.DEFINE_integer("num_shards", None, _NO_EFFECT)
+flags.DEFINE_integer("distributed_group_size", 1, _NO_EFFECT)
 flags.register_validator(
     "use_tpu", lambda value: not value, "there is no TPU here; see --accelerator."
 )

@@ -6,7 +6,7 @@ does not fit is a UserError, before any graph is built.
 
 import os
 import re
-from typing import FrozenSet, NamedTuple, Optional, Sequence
+from typing import Any, Dict, FrozenSet, NamedTuple, Optional, Sequence
 
 import tensorflow.compat.v1 as tf
 from absl.flags import FlagValues
@@ -101,6 +101,12 @@ class Settings(NamedTuple):
     device: Options
     run: RunOptions
     given: FrozenSet[str]
+
+
+def defaults() -> Dict[str, Any]:
+    """The default of every setting, by name; some hyper-parameters have no flag."""
+    hparams = amoeba_net_model.default_hparams().values()
+    return {**hparams, **Options()._asdict(), **RunOptions()._asdict()}
 
 
 def from_flags(flags: FlagValues) -> Settings:

@@ -37,7 +37,7 @@ def sections() -> Iterator[Tuple[str, str]]:
     with open(amoeba_net.__file__) as f:
         source = f.read()
     for comment, name in re.findall(
-        r'^# (.+)\.$\n(?=flags\.)|^flags\.DEFINE_\w+\(\s*"(\w+)"', source, re.MULTILINE
+        r'^# (.+)\.$\n(?=_)|^(?:_|flags\.DEFINE_)\w+\(\s*"(\w+)"', source, re.MULTILINE
     ):
         heading = comment or heading
         if name:
