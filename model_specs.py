@@ -5,12 +5,14 @@ arXiv 1802.01548), figure 5 and appendix: AmoebaNet-A to D. Each has a second na
 evolution run it came from.
 
 A cell combines hidden states in pairs. State 0 is the cell's input, state 1 the output of the cell
-before it, and combination i adds state 2 + i.
+before it, and combination i adds state 2 + i. The cell's output is a concatenation of some of the
+states.
 """
 
-from typing import List, NamedTuple, Tuple
+from typing import Dict, List, NamedTuple, Tuple
 
 CellSpec = Tuple[List[str], List[int], List[int]]
+_COMBINATIONS = 5
 
 
 class _Cell(NamedTuple):
@@ -21,14 +23,39 @@ class _Cell(NamedTuple):
     """The state each operation reads."""
 
     used_hiddenstates: str
-    """1 for a state that some combination reads; the others are concatenated as the output."""
+    """For each state 0 if it is concatenated into the output, 1 if it is not.
+
+    The name is the original's and says less: a state with 0 may be read by combinations as well.
+    """
 
     def parse(self) -> CellSpec:
-        return (
-            self.operations.split(),
-            [int(i) for i in self.hiddenstate_indices.split()],
-            [int(i) for i in self.used_hiddenstates.split()],
-        )
+        """Returns the three as lists; raises ValueError if they do not make a cell."""
+        operations = self.operations.split()
+        indices = [int(i) for i in self.hiddenstate_indices.split()]
+        used = [int(i) for i in self.used_hiddenstates.split()]
+        if len(operations) != 2 * _COMBINATIONS or len(indices) != 2 * _COMBINATIONS:
+            raise ValueError(
+                f"{len(operations)} operations read {len(indices)} states: expected "
+                f"{2 * _COMBINATIONS} of both, two for each combination."
+            )
+        if len(used) != 2 + _COMBINATIONS or not set(used) <= {0, 1}:
+            raise ValueError(
+                f"used_hiddenstates is {used}: expected {2 + _COMBINATIONS} of 0 or 1."
+            )
+        for position, state in enumerate(indices):
+            last = 1 + position // 2
+            if not 0 <= state <= last:
+                raise ValueError(
+                    f"operation {position}, {operations[position]}, reads state {state}: expected "
+                    f"0 to {last}, the states before its combination."
+                )
+        lost = [state for state in range(len(used)) if used[state] and state not in indices]
+        if lost:
+            raise ValueError(
+                f"state {lost[0]} is read by no combination, and its 1 in used_hiddenstates leaves "
+                "it out of the output: expected a 0."
+            )
+        return operations, indices, used
 
 
 _NORMAL_CELLS = {
@@ -97,17 +124,21 @@ def get_normal_cell(cell_name: str) -> CellSpec:
     """Returns (operations, hiddenstate_indices, used_hiddenstates): 10 names, 10 and 7 integers.
 
     Raises:
-        ValueError: `cell_name` is none of `CELL_NAMES`.
+        ValueError: `cell_name` is none of `CELL_NAMES`, or its entry makes no cell.
     """
-    return _NORMAL_CELLS[_canonical_name(cell_name)].parse()
+    return _read(_NORMAL_CELLS, cell_name)
 
 
 def get_reduction_cell(cell_name: str) -> CellSpec:
     """The same for the cell that halves width and height."""
-    return _REDUCTION_CELLS[_canonical_name(cell_name)].parse()
+    return _read(_REDUCTION_CELLS, cell_name)
 
 
-def _canonical_name(cell_name: str) -> str:
+def _read(cells: Dict[str, _Cell], cell_name: str) -> CellSpec:
     if cell_name not in CELL_NAMES:
         raise ValueError(f"Unknown cell {cell_name!r}: expected one of {', '.join(CELL_NAMES)}.")
-    return _ALIASES.get(cell_name, cell_name)
+    try:
+        return cells[_ALIASES.get(cell_name, cell_name)].parse()
+    except ValueError as error:
+        kind = "reduction" if cells is _REDUCTION_CELLS else "normal"
+        raise ValueError(f"The {kind} cell of {cell_name}: {error}") from error

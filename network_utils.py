@@ -335,7 +335,7 @@ class BaseCell:
             cell_num: 0-based position among all cells, for drop path by depth.
 
         Returns:
-            The cell's output: F channels for each hidden state that no combination reads.
+            The cell's output: F channels for each hidden state with a 0 in `used_hiddenstates`.
         """
         filters = int(self._num_conv_filters * filter_scaling)
         with tf.variable_scope(scope), self._layer_scope():
@@ -358,7 +358,7 @@ class BaseCell:
                             )
                     states.append(tf.add(*branches, name="combine"))
             with tf.variable_scope("cell_output"):
-                return self._combine_unused_states(states)
+                return self._concatenate(states)
 
     def _layer_scope(self):
         layers = [conv2d, separable_conv2d, batch_norm, pool2d, factorized_reduction]
@@ -398,8 +398,8 @@ class BaseCell:
             net = _bottleneck(net, operation, filters, stride)
         return net if operation == "none" else drop_path(net, keep_prob)
 
-    def _combine_unused_states(self, states: List[tf.Tensor]) -> tf.Tensor:
-        """Concatenates the states that no combination reads, at the size of the last one."""
+    def _concatenate(self, states: List[tf.Tensor]) -> tf.Tensor:
+        """Concatenates the states with a 0 in `used_hiddenstates`, at the size of the last one."""
         last = states[-1]
         outputs = []
         for i, (state, used) in enumerate(zip(states, self._used_hiddenstates)):

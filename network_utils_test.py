@@ -269,13 +269,13 @@ def _cell_of(operation, filters=8, **kwargs):
 @pytest.mark.parametrize("kind, stride", [("normal", 1), ("reduction", 2)])
 def test_every_cell_builds_in_both_formats(name, kind, stride):
     assert model_specs.get_normal_cell(name) != model_specs.get_reduction_cell(name)
-    unused = _cell(name, kind)._used_hiddenstates.count(0)
+    concatenated = _cell(name, kind)._used_hiddenstates.count(0)
     for data_format in _FORMATS:
         shape = [2, 16, 16, 12] if data_format == "NHWC" else [2, 12, 16, 16]
         cell = _cell(name, kind, data_format=data_format)
         net = cell(tf.ones(shape), data_format, 1.0, stride, tf.ones(shape), 0)
         out = [2, 16 // stride, 16 // stride]
-        out.insert(3 if data_format == "NHWC" else 1, 8 * unused)
+        out.insert(3 if data_format == "NHWC" else 1, 8 * concatenated)
         assert net.shape.as_list() == out
     shapes = {f: {n[5:]: s for n, s in _variables().items() if n.startswith(f)} for f in _FORMATS}
     assert shapes["NHWC"] == shapes["NCHW"]
