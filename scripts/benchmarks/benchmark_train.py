@@ -5,7 +5,8 @@
     python scripts/benchmarks/benchmark_train.py --batch_sizes=1,8 --filters=64,256 --plot=speed.png
     python scripts/benchmarks/benchmark_train.py --runtime=a=A/bin/python --runtime=b=B/bin/python
 
-Images are synthetic: input costs nothing here, see benchmark_input.py. Each part of each runtime is
+The network is the program's default one, but for what is given here. Images are synthetic: input
+costs nothing here, see benchmark_input.py. Each part of each runtime is
 a process of its own, and the processes of one configuration take turns, so that whatever else the
 machine does slows all of them; ratios are medians of the turns' own ratios.
 
@@ -61,12 +62,17 @@ def main(argv=None):
 
 
 def parse_arguments(argv):
+    import amoeba_net_model
+
+    default = amoeba_net_model.default_hparams()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     numbers = {"type": _numbers, "metavar": "N[,N...]"}
     parser.add_argument("--batch_sizes", default="8", help="images a step", **numbers)
-    parser.add_argument("--num_cells", default="6", help="normal cells", **numbers)
-    parser.add_argument("--filters", default="256", help="reduction_size", **numbers)
-    parser.add_argument("--image_size", default=224, type=int, help="pixels")
+    parser.add_argument("--num_cells", default=[default.num_cells], help="normal cells", **numbers)
+    parser.add_argument(
+        "--filters", default=[default.reduction_size], help="reduction_size", **numbers
+    )
+    parser.add_argument("--image_size", default=default.image_size, type=int, help="pixels")
     parser.add_argument("--parts", default=",".join(PARTS), help="of train, eval, frozen")
     parser.add_argument("--turns", default=5, type=int, help="turns each process takes")
     parser.add_argument("--steps", default=3, type=int, help="steps of a turn")
@@ -213,15 +219,15 @@ _STEPS = {
 
 
 def _hparams(configuration):
+    """The program's defaults, but for the configuration."""
     import amoeba_net_model
 
-    hparams = amoeba_net_model.build_hparams()
+    hparams = amoeba_net_model.default_hparams()
     for name, value in configuration.items():
         if name != "batch_size":
             hparams.set_hparam(name, value)
     hparams.train_batch_size = hparams.eval_batch_size = configuration["batch_size"]
     hparams.num_eval_images = configuration["batch_size"]
-    hparams.gradient_clipping_by_global_norm = 0.0  # As the program's flags have it.
     return hparams
 
 

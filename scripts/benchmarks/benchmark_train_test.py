@@ -6,7 +6,10 @@ import subprocess
 import sys
 
 import pytest
+from absl.testing import flagsaver
 
+import amoeba_net
+import settings
 from scripts.benchmarks import benchmark_train
 
 _SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "benchmark_train.py")
@@ -69,6 +72,17 @@ def test_what_was_measured_before_a_failure_is_kept(tmp_path, monkeypatch, capsy
     with open(path) as f:
         assert json.load(f) == [row]
     assert capsys.readouterr().out.count("| 2/8 | 2 | eval | this |") == 1
+
+
+def test_the_network_is_the_programs_default():
+    """No setting but the batch size differs from what the program does without flags."""
+    (configuration,) = benchmark_train.configurations(benchmark_train.parse_arguments([]))
+    measured = benchmark_train._hparams(configuration).values()
+    with flagsaver.flagsaver():
+        amoeba_net.FLAGS(["amoeba_net.py"])
+        default = settings.from_flags(amoeba_net.FLAGS).hparams.values()
+    different = {name for name in default if measured[name] != default[name]}
+    assert different == {"train_batch_size", "eval_batch_size", "num_eval_images"}
 
 
 def test_worker_that_fails_says_why():
