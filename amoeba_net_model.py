@@ -1,30 +1,26 @@
 """AmoebaNet as an Estimator's model: hyper-parameters, loss, optimizer, averages, metrics."""
 
-import re
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Callable, Dict, Optional
 
 import tensorflow.compat.v1 as tf
 
 import model_builder
-import network_utils
 from common import results
 from common.checkpoints import checkpoints, warm_start
 from common.checkpoints.checkpoints import average_name
 from common.devices.cpu import Cpu
 from common.devices.device import Device
 from common.distribution import replication
-from common.errors import UserError
 from common.hooks import nonfinite
 from common.hooks.saving import LoadEMAHook  # noqa: F401 (the original's name)
 from common.hooks.speed import SessionTimingHook  # noqa: F401 (the original's name)
 from common.hparams import HParams
 from imagenet_input import PADDING_LABEL, InputPipeline  # noqa: F401
+from train_step import averaged_variables, train_step
 
 # Hyper-parameters, and flags, that decide on names and shapes of a network's variables, but for
 # those of its classifiers.
 ARCHITECTURE = ("cell_name", "num_cells", "reduction_size", "stem_reduction_size", "aux_scaling")
-# Name of the operation that tells whether a step that may be left out was done.
-STEP_WAS_APPLIED = "step_was_applied"
 
 
 # Where the original's `build_hparams` differs from the program's defaults.
@@ -124,6 +120,12 @@ def full_size_hparams(cell_name: str = "amoeba_net_d") -> HParams:
 build_hparams = full_size_hparams  # The original's name.
 
 
+# Variables of a training that are not the network's: of dynamic loss scaling on the NPU and on the
+# GPU, and of the optimizers.
+_LOSS_SCALE_VARIABLES = ("loss_scale", "good_steps", "bad_steps", "current_loss_scale")
+_SLOTS = ("Momentum", "RMSProp", "RMSProp_1")
+
+
 class AmoebaNetEstimatorModel:
     """The model function and what it shares between modes.
 
@@ -190,14 +192,11 @@ class AmoebaNetEstimatorModel:
         regularization_loss = model_builder.build_regularization_loss(hparams.weight_decay)
         tf.summary.scalar("regularization_loss", regularization_loss)
         total_loss = tf.add(loss, regularization_loss, name="total_loss")
-        optimizer = build_optimizer(hparams, self.learning_rate(global_step))
-        optimizer = self.device.wrap_optimizer(optimizer)
-        shown_loss = total_loss
-        if hparams.on_nan == "skip":
-            shown_loss = nonfinite.inf_for_nan(total_loss)
-            if not self.device.skips_steps:
-                optimizer = nonfinite.SkippingOptimizer(optimizer)
-        train_op = self._train_op(total_loss, optimizer, global_step)
+        train_op = train_step(
+            total_loss, self.learning_rate(global_step), global_step, hparams, self.device
+        )
+        skips = hparams.on_nan == "skip"
+        shown_loss = nonfinite.inf_for_nan(total_loss) if skips else total_loss
         self._check_latest_checkpoint()  # Again: now with the optimizer's variables.
         return tf.estimator.EstimatorSpec(
             tf.estimator.ModeKeys.TRAIN,
@@ -237,7 +236,7 @@ class AmoebaNetEstimatorModel:
         latest = self.model_dir and checkpoints.latest(self.model_dir)
         if latest:
             variables = {replication.name(v): v for v in tf.global_variables()}
-            checkpoints.check_restorable(latest, variables)
+            checkpoints.check_restorable(latest, variables, _flag_of)
 
     def learning_rate(self, global_step) -> tf.Tensor:
         """The scheduled learning rate at a step."""
@@ -253,109 +252,6 @@ class AmoebaNetEstimatorModel:
             decay_factor=hparams.lr_decay_value,
             warmup_steps=int(hparams.lr_warmup_epochs * steps_per_epoch),
         )
-
-    def _train_op(self, loss, optimizer, global_step) -> tf.Operation:
-        """One step: weights, batch-norm statistics, then the moving averages of both."""
-        gradients, variables = zip(
-            *optimizer.compute_gradients(
-                loss,
-                var_list=variables_to_train(self.hparams.trainable_variables),
-                gate_gradients=self.device.gate_gradients,
-            )
-        )
-        if tf.distribute.has_strategy():
-            return self._replicated_train_op(optimizer, gradients, variables, global_step)
-        if self.hparams.gradient_clipping_by_global_norm > 0:
-            gradients, norm = tf.clip_by_global_norm(
-                gradients, self.hparams.gradient_clipping_by_global_norm
-            )
-            tf.summary.scalar("gradient_norm", norm)
-        if self.device.skips_steps or self.hparams.on_nan == "skip":
-            return self._skippable_train_op(optimizer, zip(gradients, variables), global_step)
-        apply_gradients = optimizer.apply_gradients(zip(gradients, variables), global_step)
-        update_ops = tf.get_collection(tf.GraphKeys.UPDATE_OPS)
-        train_op = tf.group(apply_gradients, *update_ops)
-        if self.hparams.moving_average_decay <= 0:
-            return train_op
-        with tf.control_dependencies([train_op]):
-            return update_moving_averages(
-                averaged_variables(), self.hparams.moving_average_decay, global_step
-            )
-
-    def _skippable_train_op(self, optimizer, gradients_and_variables, global_step) -> tf.Operation:
-        """The step where the optimizer may skip it: then nothing moves.
-
-        A skipped step's batch statistics may be infinite, so that its updates are not run at all.
-        """
-        next_step = global_step + 1
-        with tf.control_dependencies([next_step]):
-            apply_gradients = optimizer.apply_gradients(gradients_and_variables, global_step)
-        averages = []
-        if self.hparams.moving_average_decay > 0:
-            averages = create_moving_averages(averaged_variables())
-        with tf.control_dependencies([apply_gradients]):
-            was_applied = tf.equal(global_step.read_value(), next_step, name=STEP_WAS_APPLIED)
-
-        def update():
-            statistics = tf.group(
-                *(
-                    moving.assign_sub(change, read_value=False)
-                    for moving, change in zip(
-                        tf.get_collection(network_utils.MOVED_STATISTICS),
-                        tf.get_collection(network_utils.STATISTICS_CHANGES),
-                    )
-                )
-            )
-            with tf.control_dependencies([statistics]):
-                return move_averages(averages, self.hparams.moving_average_decay, global_step)
-
-        return tf.group(tf.cond(was_applied, update, tf.no_op))
-
-    def _replicated_train_op(self, optimizer, gradients, variables, global_step) -> tf.Operation:
-        """The step of one replica of several, which leaves the same variables in all.
-
-        It is the step of one device with the whole batch, but that each replica normalises by the
-        statistics of its own images; the moving averages move by the mean of those.
-        """
-        # Replicas of one process share its collections: this one's changes are the last.
-        statistics = list(dict.fromkeys(tf.get_collection(network_utils.MOVED_STATISTICS)))
-        changes = tf.get_collection(network_utils.STATISTICS_CHANGES)[-len(statistics) :]
-        changes = replication.mean(changes)
-        limit = self.hparams.gradient_clipping_by_global_norm
-        if limit > 0:
-            gradients, norm = replication.clip_by_global_norm(gradients, limit)
-            tf.summary.scalar("gradient_norm", norm)
-        decay = self.hparams.moving_average_decay
-        averages = create_moving_averages(averaged_variables()) if decay > 0 else []
-        next_step = global_step.read_value() + 1
-        with tf.control_dependencies([next_step, *changes]):
-            apply_gradients = optimizer.apply_gradients(zip(gradients, variables), global_step)
-        with tf.control_dependencies([apply_gradients]):
-            applied = tf.equal(global_step.read_value(), next_step, name=STEP_WAS_APPLIED)
-        if self.device.skips_steps:
-            changes = [tf.where(applied, change, tf.zeros_like(change)) for change in changes]
-        updates = [
-            variable.assign_sub(change, read_value=False)
-            for variable, change in zip(statistics, changes)
-        ]
-
-        def move(strategy, applied):
-            weight = average_weight(decay, global_step)
-            if self.device.skips_steps:
-                weight = tf.where(strategy.experimental_local_results(applied)[0], weight, 0.0)
-            return tf.group(
-                *(
-                    move
-                    for average, variable in averages
-                    for move in strategy.extended.update(
-                        average, move_average, args=(variable, weight), group=False
-                    )
-                ),
-                name="moving_averages",
-            )
-
-        with tf.control_dependencies([apply_gradients, *updates]):
-            return tf.distribute.get_replica_context().merge_call(move, args=(applied,))
 
     # Evaluation and prediction -------------------------------------------------------------------
 
@@ -393,6 +289,17 @@ def _architecture_advice(path: str, hparams: HParams) -> str:
     return f"Use the flags it was trained with ({names}), or name what differs in --init_exclude."
 
 
+def _flag_of(name: str) -> Optional[str]:
+    """The flag that decides whether a training's graph has this variable, if there is one."""
+    if name in _LOSS_SCALE_VARIABLES:
+        return "--loss_scale"
+    if name.endswith(average_name("")):
+        return "--moving_average_decay"
+    if name.split("/")[-1] in _SLOTS:
+        return "--optimizer"
+    return None
+
+
 def _training_scaffold(init_fn: Optional[Callable] = None) -> tf.train.Scaffold:
     """The default scaffold without its checks for uninitialised variables.
 
@@ -410,13 +317,18 @@ def _weights(labels) -> tf.Tensor:
     return tf.cast(tf.not_equal(labels, PADDING_LABEL), tf.float32)
 
 
+def _legal(labels) -> tf.Tensor:
+    """The labels, with class 0 for padding: a device may not compute with one below 0."""
+    return tf.maximum(labels, 0)
+
+
 def eval_loss(hparams: HParams, logits, labels) -> tf.Tensor:
     """Cross-entropy, scaled so that its mean over batches is the mean over images.
 
     The Estimator averages the losses of batches, of which the last may hold fewer images.
     """
     losses = tf.losses.softmax_cross_entropy(
-        tf.one_hot(labels, hparams.num_label_classes),
+        tf.one_hot(_legal(labels), hparams.num_label_classes),
         logits,
         label_smoothing=hparams.label_smoothing,
         reduction=tf.losses.Reduction.NONE,
@@ -445,99 +357,8 @@ def accuracies(logits, labels) -> Dict[str, tuple]:
     """Streaming means over images of whether the label is among the 1 or 5 largest logits."""
     metrics = {}
     for k in (1, 5):
-        hits = tf.nn.in_top_k(logits, labels, min(k, logits.shape[1].value))
+        hits = tf.nn.in_top_k(logits, _legal(labels), min(k, logits.shape[1].value))
         metrics[f"top_{k}_accuracy"] = tf.metrics.mean(
             tf.cast(hits, tf.float32), weights=_weights(labels)
         )
     return metrics
-
-
-def variables_to_train(pattern: Optional[str]) -> List[tf.Variable]:
-    """The trainable variables whose names a regular expression finds; without one, all.
-
-    The others stay in the collection: they are decayed in the loss that is shown, and averaged.
-    """
-    variables = tf.trainable_variables()
-    if pattern is None:
-        return variables
-    found = [v for v in variables if re.search(pattern, v.op.name)]
-    if not found:
-        raise UserError(
-            f"--trainable_variables={pattern} matches none of the {len(variables)} variables that "
-            f"can be trained: their names are like {variables[0].op.name} and "
-            f"{variables[-1].op.name}."
-        )
-    scopes = ", ".join(dict.fromkeys(v.op.name.split("/")[0] for v in found))
-    tf.logging.info("Training %d of %d variables, in %s.", len(found), len(variables), scopes)
-    return found
-
-
-def build_optimizer(hparams: HParams, learning_rate) -> tf.train.Optimizer:
-    """'sgd', 'momentum' or 'rmsprop'; raises ValueError for another."""
-    if hparams.optimizer == "sgd":
-        return tf.train.GradientDescentOptimizer(learning_rate)
-    if hparams.optimizer == "momentum":
-        return tf.train.MomentumOptimizer(learning_rate, hparams.momentum_rate)
-    if hparams.optimizer == "rmsprop":
-        return tf.train.RMSPropOptimizer(
-            learning_rate,
-            decay=hparams.rmsprop_decay,
-            momentum=hparams.rmsprop_momentum_rate,
-            epsilon=hparams.rmsprop_epsilon,
-        )
-    raise ValueError(f"Unknown optimizer {hparams.optimizer!r}: not sgd, momentum or rmsprop.")
-
-
-# Moving averages ---------------------------------------------------------------------------------
-
-
-def averaged_variables() -> List[tf.Variable]:
-    """What has a moving average: trainable variables and batch-norm statistics."""
-    return tf.trainable_variables() + tf.get_collection(tf.GraphKeys.MOVING_AVERAGE_VARIABLES)
-
-
-def update_moving_averages(variables, decay: float, num_updates: tf.Variable) -> tf.Operation:
-    """Creates the averages of variables and moves them by one step, see `move_averages`."""
-    return move_averages(create_moving_averages(variables), decay, num_updates)
-
-
-def create_moving_averages(variables) -> List[Tuple[tf.Variable, tf.Variable]]:
-    """(average, variable) for each variable; averages start from their variable's initial value."""
-    return [
-        (
-            tf.get_variable(
-                average_name(replication.name(variable)),
-                initializer=variable.initial_value,
-                trainable=False,
-            ),
-            variable,
-        )
-        for variable in variables
-    ]
-
-
-def move_averages(averages, decay: float, num_updates: tf.Variable) -> tf.Operation:
-    """Moves averages by one step: average -= (1 - decay) * (average - variable).
-
-    As tf.train.ExponentialMovingAverage does, under the same names, with decay at most
-    (1 + num_updates) / (10 + num_updates); with a third of its operations, since an average
-    starts from its variable's initial value and not from a conditional on it.
-
-    Args:
-        averages: pairs of `create_moving_averages`.
-        decay: see above.
-        num_updates: the global step.
-    """
-    weight = average_weight(decay, num_updates)
-    updates = [move_average(average, variable, weight) for average, variable in averages]
-    return tf.group(*updates, name="moving_averages")
-
-
-def average_weight(decay: float, num_updates: tf.Variable) -> tf.Tensor:
-    """Part of the way to its variable that an average moves in a step."""
-    step = tf.cast(num_updates, tf.float32)
-    return 1.0 - tf.minimum(decay, (1.0 + step) / (10.0 + step))
-
-
-def move_average(average, variable, weight) -> tf.Operation:
-    return average.assign_sub(weight * (average - variable), read_value=False)

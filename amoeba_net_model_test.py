@@ -6,6 +6,7 @@ import scipy.special
 import tensorflow.compat.v1 as tf
 
 import amoeba_net_model
+import train_step
 from common.checkpoints import checkpoints
 from common.errors import UserError
 
@@ -123,7 +124,7 @@ def test_optimizers(name, expected):
             expected.append(w)
     with tf.Graph().as_default(), tf.Session() as session:
         w = tf.get_variable("w", initializer=1.0, use_resource=True)
-        step = amoeba_net_model.build_optimizer(_hparams(optimizer=name), 0.1).minimize(w * w / 2)
+        step = train_step.build_optimizer(_hparams(optimizer=name), 0.1).minimize(w * w / 2)
         session.run(tf.global_variables_initializer())
         got = [session.run([step, w.read_value()]) and session.run(w) for _ in range(2)]
     assert got == pytest.approx(expected, rel=1e-5)
@@ -131,7 +132,7 @@ def test_optimizers(name, expected):
 
 def test_unknown_optimizer():
     with pytest.raises(ValueError, match="'adam'"):
-        amoeba_net_model.build_optimizer(_hparams(optimizer="adam"), 0.1)
+        train_step.build_optimizer(_hparams(optimizer="adam"), 0.1)
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.01])
@@ -158,7 +159,7 @@ def test_moving_averages_follow_the_formula():
     with tf.Graph().as_default(), tf.Session() as session:
         tf.set_random_seed(3)
         spec = _train_spec(_hparams(moving_average_decay=0.3, batch_norm_decay=0.5))
-        averaged = amoeba_net_model.averaged_variables()
+        averaged = train_step.averaged_variables()
         by_name = {v.op.name: v for v in tf.global_variables()}
         averages = [by_name[amoeba_net_model.average_name(v.op.name)] for v in averaged]
         session.run(tf.global_variables_initializer())

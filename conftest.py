@@ -12,6 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
 import amoeba_net_model
+import train_step
 from common.data import tfrecords
 
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "test"))
@@ -68,7 +69,7 @@ def write_random_checkpoint(hparams, model_dir: str) -> str:
         model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, model_dir=None)
         shape = [1, hparams.image_size, hparams.image_size, 3]
         model.model_fn(tf.zeros(shape), None, tf.estimator.ModeKeys.PREDICT)
-        for variable in amoeba_net_model.averaged_variables():
+        for variable in train_step.averaged_variables():
             name = amoeba_net_model.average_name(variable.op.name)
             tf.get_variable(name, variable.shape, trainable=False)
         # One run: a session plans anew for each other fetch.

@@ -20,6 +20,7 @@ import amoeba_net_model
 import model_builder
 import prediction
 import serving
+import train_step
 from common import curves, results, storage
 from common.checkpoints import checkpoints
 from common.data import allocator
@@ -302,16 +303,21 @@ class Run:
         return os.path.join(self.options.model_dir, ".stop_step")
 
     def non_finite_hook(self) -> nonfinite.NonFiniteHook:
-        skips = self.hparams.on_nan == "skip"
-        # Steps that loss scaling leaves out are its own way of finding a scale.
-        only_loss = self.device.skips_steps
+        overflows = None
+        if self.device.skips_steps:
+            overflows = nonfinite.Overflows(
+                self.options.max_skipped_steps,
+                self.device.loss_scale_variable,
+                self.device.steps_per_run,
+            )
+        skippable = train_step.may_skip(self.device, self.hparams)
         return nonfinite.NonFiniteHook(
             loss="total_loss:0",
             learning_rate="learning_rate:0",
-            skips=skips,
-            was_applied=f"{amoeba_net_model.STEP_WAS_APPLIED}:0" if skips or only_loss else None,
-            only_loss=only_loss,
+            skips=self.hparams.on_nan == "skip",
+            step_after=f"{train_step.STEP_AFTER}:0" if skippable else None,
             max_in_row=self.options.max_nan_steps,
+            overflows=overflows,
             last_checkpoint=functools.partial(checkpoints.latest, self.model_dir),
             advice=_NAN_ADVICE[self.hparams.on_nan],
         )

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import time
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 import tensorflow.compat.v1 as tf
 from google.protobuf import text_format
@@ -342,12 +342,18 @@ def average_name(name: str) -> str:
     return f"{name}/ExponentialMovingAverage"
 
 
-def check_restorable(path: str, variables: Dict[str, tf.Variable]):
+def check_restorable(
+    path: str,
+    variables: Dict[str, tf.Variable],
+    flag_of: Callable[[str], Optional[str]] = lambda name: None,
+):
     """Checks that a checkpoint holds every variable, with the shape the graph wants.
 
     Args:
         path: prefix of the checkpoint.
         variables: name in the checkpoint -> variable of the graph.
+        flag_of: from a variable's name to the flag that decides whether it is there; None for a
+            variable of the network.
 
     Raises:
         UserError: names the first variable that is missing or differs, and both shapes.
@@ -357,6 +363,11 @@ def check_restorable(path: str, variables: Dict[str, tf.Variable]):
         wanted = variable.shape.as_list()
         if shapes.get(name) != wanted:
             found = f"shape {shapes[name]}" if name in shapes else "no such variable"
+            if name not in shapes and flag_of(name):
+                raise UserError(
+                    f"The checkpoint {path} was written with another {flag_of(name)}: it has no "
+                    f"variable {name}. Use the flag it was trained with, or another --model_dir."
+                )
             raise UserError(
                 f"The checkpoint {path} is of another network: variable {name} should have shape "
                 f"{wanted}, the checkpoint has {found}. Use the flags it was trained with, or "

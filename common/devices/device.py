@@ -22,6 +22,7 @@ class Device:
         gate_gradients: how `compute_gradients` orders gradients and updates.
         skips_steps: whether the wrapped optimizer skips steps whose gradients overflow.
             `global_step` does not advance then, and nothing else may move.
+        steps_per_run: steps of one run of the session.
         loss_scale_variable: name of the dynamic loss scale's variable; None if there is none.
         replicates: whether several devices do one step as TensorFlow's replicas of it, under a
             `tf.distribute` strategy.
@@ -35,6 +36,7 @@ class Device:
     # Resource variables need no gate, and without one an update starts when its gradient is there.
     gate_gradients = tf.train.Optimizer.GATE_NONE
     skips_steps = False
+    steps_per_run = 1
     loss_scale_variable: Optional[str] = None
     shares_evaluation = False
 

@@ -56,6 +56,7 @@ class Npu(Device):
         self._adapter = _import_adapter()
         self.rank = self._rank_from_hccl() if rank is None else rank
         self.shares_evaluation = self.num_devices > 1
+        self.steps_per_run = options.npu_iterations_per_loop
         self.skips_steps = options.loss_scale != "none"
         self.loss_scale_variable = "loss_scale" if options.loss_scale == "dynamic" else None
         for name in _RESTORING_VARIABLES:
@@ -252,7 +253,8 @@ def _import_adapter() -> _Adapter:
     package = find_adapter() or "npu_bridge"
     try:
         if package == "npu_device":
-            importlib.import_module("npu_device.compat").enable_v1()
+            # As an attribute: the module of this name is another one, without the function.
+            importlib.import_module("npu_device").compat.enable_v1()
         module = importlib.import_module(_ADAPTERS[package])
     except (ImportError, OSError, tf.errors.OpError) as error:
         raise UserError(
@@ -263,15 +265,13 @@ def _import_adapter() -> _Adapter:
 
 
 def _version(package: str) -> str:
-    version = getattr(importlib.import_module(package), "__version__", None)
-    if version:
-        return version
     import pkg_resources  # Slow to import, and needed here only.
 
     try:
         return pkg_resources.get_distribution(package).version
     except pkg_resources.DistributionNotFound:
-        return "(version unknown)"
+        # That of TensorFlow, in all releases that were looked at.
+        return getattr(importlib.import_module(package), "__version__", "(version unknown)")
 
 
 def _npu_session_config() -> tf.ConfigProto:

@@ -28,8 +28,8 @@ def mean(tensors: Sequence[tf.Tensor]) -> List[tf.Tensor]:
 
     One message takes all of them: for small tensors its way, not its size, is what costs time.
     """
-    if not tensors:
-        return []
+    if not tensors or not tf.distribute.has_strategy():
+        return list(tensors)
     flat = tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)
     (flat,) = _all_reduce(tf.distribute.ReduceOp.MEAN, [flat])
     parts = tf.split(flat, [tensor.shape.num_elements() for tensor in tensors])
@@ -41,6 +41,8 @@ def clip_by_global_norm(gradients: Sequence[tf.Tensor], limit: float):
 
     The sum has to be known for it, so that gradients are sent twice, here and by the optimizer.
     """
+    if not tf.distribute.has_strategy():
+        return tf.clip_by_global_norm(gradients, limit)
     sums = _all_reduce(tf.distribute.ReduceOp.SUM, gradients)
     clipped, norm = tf.clip_by_global_norm(sums, limit)
     replicas = tf.distribute.get_strategy().num_replicas_in_sync

@@ -1,4 +1,4 @@
-"""Losses, gradients and variables that are not finite: noticed, left out, never saved."""
+"""Losses, gradients and variables that are not finite: noticed, skipped, never saved."""
 
 from typing import Callable, Optional
 
@@ -9,7 +9,7 @@ from common.errors import UserError
 
 
 class SkippingOptimizer(tf.train.Optimizer):
-    """Leaves out a step whose loss or gradients are not finite; the global step stays then.
+    """Skips a step whose loss or gradients are not finite; the global step stays then.
 
     It has no variables of its own, so that a training can go on with it or without it.
     """
@@ -42,16 +42,17 @@ def inf_for_nan(loss: tf.Tensor) -> tf.Tensor:
 
 
 class NonFiniteHook(tf.train.SessionRunHook):
-    """Notices a step whose loss or gradients are not finite. To be before what saves.
+    """Notices a step whose loss or gradients are not finite. Must come before what saves.
 
     Args:
         loss: name of the total loss.
         learning_rate: name of the learning rate.
-        skips: whether such steps are left out, or end training.
-        was_applied: name of a bool, whether the step was done; None where every step is.
-        only_loss: whether steps that are left out for their gradients alone do not count.
-        max_in_row: how many steps in a row may be left out.
-        last_checkpoint: tells the last good checkpoint's path, or None.
+        skips: whether steps that are not finite are skipped, or end training.
+        step_after: name of the global step after the step, which a skipped step leaves where it
+            was; None if no step is ever skipped.
+        max_in_row: how many steps in a row may be skipped since they are not finite.
+        overflows: what to do about steps that loss scaling skips; None without loss scaling.
+        last_checkpoint: returns the last good checkpoint's path, or None.
         advice: end of the error's message.
 
     Raises (from a session's run):
@@ -63,15 +64,15 @@ class NonFiniteHook(tf.train.SessionRunHook):
         loss: str,
         learning_rate: str,
         skips: bool,
-        was_applied: Optional[str],
-        only_loss: bool,
+        step_after: Optional[str],
         max_in_row: int,
+        overflows: Optional["Overflows"],
         last_checkpoint: Callable[[], Optional[str]],
         advice: str,
     ):
-        self._loss, self._learning_rate, self._was_applied = loss, learning_rate, was_applied
-        self._only_loss = only_loss
+        self._loss, self._learning_rate, self._step_after = loss, learning_rate, step_after
         self._max_in_row = max_in_row if skips else 0
+        self._overflows = overflows
         self._last_checkpoint = last_checkpoint
         self._advice = advice
         self._in_row = 0
@@ -85,31 +86,99 @@ class NonFiniteHook(tf.train.SessionRunHook):
             if not tensor.op.name.startswith(total)
         }
         self._fetches = {"loss": self._loss, "learning_rate": self._learning_rate}
-        if self._was_applied:
-            self._fetches["was_applied"] = self._was_applied
+        if self._step_after:
+            self._fetches["step"] = self._step_after
+        if self._overflows:
+            self._overflows.begin()
+
+    def after_create_session(self, session, coord):
+        self._step = int(session.run(tf.train.get_global_step()))
 
     def before_run(self, run_context):
         return tf.train.SessionRunArgs((self._fetches, self._parts))
 
     def after_run(self, run_context, run_values):
         values, parts = run_values.results
-        finite_loss, was_applied = np.isfinite(values["loss"]), values.get("was_applied", True)
-        if finite_loss and (was_applied or self._only_loss):
+        finite_loss = np.isfinite(values["loss"])
+        applied = not self._step_after or values["step"] > self._step
+        self._step = int(values.get("step", self._step))
+        if finite_loss and self._overflows:
             self._in_row = 0
-            return
+            self._overflows.count(applied, self._step, run_context.session, self._last_checkpoint)
+        elif finite_loss and applied:
+            self._in_row = 0
+        else:
+            self._handle(finite_loss, applied, values, parts, run_context.session)
+
+    def _handle(self, finite_loss, applied, values, parts, session):
+        """Logs a step that was skipped, or ends training."""
         self._in_row += 1
-        # Not with the step's own fetches, which may be read before or after the step is counted.
-        step = run_context.session.run(tf.train.get_global_step()) + (0 if was_applied else 1)
+        step = self._step
+        if not self._step_after:
+            # Not with the step's own fetches, which may be read before or after it is counted.
+            step = int(session.run(tf.train.get_global_step()))
         numbers = {"loss": values["loss"], "learning rate": values["learning_rate"], **parts}
         found = (
-            f"{'A gradient' if finite_loss else 'The loss'} is not finite in step {step}: "
+            f"{'A gradient' if finite_loss else 'The loss'} is not finite in step "
+            f"{step + (not applied)}: "
             f"{', '.join(f'{name} {number:g}' for name, number in numbers.items())}."
         )
         if self._in_row <= self._max_in_row:
-            tf.logging.warning("%s It is left out, %d in a row so far.", found, self._in_row)
+            tf.logging.warning("%s It is skipped, %d in a row so far.", found, self._in_row)
             return
         in_row = f" {self._in_row} in a row are too many." if self._max_in_row else ""
         raise UserError(f"{found}{in_row} {_kept(self._last_checkpoint())} {self._advice}")
+
+
+class Overflows:
+    """Counts the steps in a row that loss scaling skips, since their gradients overflowed.
+
+    Some are how dynamic loss scaling finds its scale. If every step overflows, the global step
+    stands still and training would never end.
+
+    Args:
+        max_in_row: how many steps in a row may be skipped.
+        scale_variable: name of the loss scale's variable; None for a fixed scale.
+        steps_per_run: steps of one session run.
+    """
+
+    def __init__(self, max_in_row: int, scale_variable: Optional[str], steps_per_run: int = 1):
+        self._max_in_row = max_in_row
+        self._scale_variable = scale_variable
+        self._steps_per_run = steps_per_run
+        self._in_row = 0
+
+    def begin(self):
+        variables = {v.op.name: v for v in tf.global_variables()}
+        self._scale = variables.get(self._scale_variable)
+
+    def count(self, applied: bool, step: int, session, last_checkpoint: Callable):
+        """Counts one session run, `applied` if it moved the global step, which is now `step`."""
+        if applied:
+            self._in_row = 0
+            return
+        runs = self._in_row // self._steps_per_run + 1
+        self._in_row = runs * self._steps_per_run
+        ends = self._in_row > self._max_in_row
+        if not ends and runs & (runs - 1):  # The 1st, 2nd, 4th, 8th, ... is logged.
+            return
+        scale = "the fixed loss scale"
+        if self._scale is not None:
+            scale = f"a loss scale of {session.run(self._scale):g}"
+        if not ends:
+            tf.logging.warning(
+                "The gradients of step %d overflowed with %s: it is skipped, %d in a row so far.",
+                step + 1,
+                scale,
+                self._in_row,
+            )
+            return
+        raise UserError(
+            f"The gradients of step {step + 1} overflowed {self._in_row} times in a row, the last "
+            f"time with {scale}; more than --max_skipped_steps={self._max_in_row} end training. "
+            f"{_kept(last_checkpoint())} Lower --lr, choose another --precision_mode or "
+            "--loss_scale, or start from an earlier checkpoint."
+        )
 
 
 class FiniteCheckpoints(tf.train.CheckpointSaverListener):

@@ -28,11 +28,9 @@ class _Training:
         optimizer = tf.train.RMSPropOptimizer(0.5)
         if skips:
             optimizer = nonfinite.SkippingOptimizer(optimizer)
-            before = step + 1
-            with tf.control_dependencies([before]):
-                train = optimizer.minimize(loss, step)
+            train = optimizer.minimize(loss, step)
             with tf.control_dependencies([train]):
-                self.train = tf.equal(step.read_value(), before, name="was_applied")
+                self.train = tf.identity(step.read_value(), name="step_after")
         else:
             self.train = optimizer.minimize(loss, step)
 
@@ -44,11 +42,10 @@ class _Training:
                 "total_loss:0",
                 "learning_rate:0",
                 skips=skips,
-                was_applied="was_applied:0" if skips else None,
-                only_loss=False,
+                step_after="step_after:0" if skips else None,
                 last_checkpoint=last,
                 advice="Lower it.",
-                **{"max_in_row": 2, **options},
+                **{"max_in_row": 2, "overflows": None, **options},
             ),
             tf.train.CheckpointSaverHook(
                 directory, save_steps=2, listeners=[nonfinite.FiniteCheckpoints(last, "Lower it.")]
@@ -110,3 +107,38 @@ def test_skip_moves_nothing_and_ends_after_too_many_in_a_row(graph, tmp_path):
     assert same == [True, True, False, True, False]
     with pytest.raises(UserError, match=r"3 in a row are too many\. The last good checkpoint"):
         training.run([1.0, np.nan, np.nan, np.nan])
+
+
+def test_overflows_are_logged_rarely_and_end_training_after_too_many(monkeypatch):
+    """With the loss scale, which falls while the global step stands still."""
+    with tf.Graph().as_default(), tf.Session() as session:
+        scale = tf.get_variable("loss_scale", initializer=2.0**32)
+        session.run(scale.initializer)
+        overflows = nonfinite.Overflows(100, "loss_scale")
+        overflows.begin()
+        logged = []
+        monkeypatch.setattr(tf.logging, "warning", lambda text, *args: logged.append(text % args))
+        with pytest.raises(UserError) as error:
+            for _ in range(101):
+                overflows.count(False, 7, session, lambda: "model.ckpt-7")
+                scale.load(session.run(scale) / 2, session)
+    assert [re.search(r"(\d+) in a row", text).group(1) for text in logged] == [
+        *("1", "2", "4", "8", "16", "32", "64")
+    ]
+    assert "The gradients of step 8 overflowed with a loss scale of 4.29497e+09" in logged[0]
+    message = str(error.value)
+    assert "step 8 overflowed 101 times in a row" in message
+    assert "--max_skipped_steps=100" in message and "checkpoint is model.ckpt-7" in message
+
+
+def test_a_step_that_is_applied_ends_a_row_of_overflows():
+    overflows = nonfinite.Overflows(5, None, steps_per_run=2)
+    with tf.Graph().as_default():
+        overflows.begin()
+    for _ in range(10):
+        overflows.count(False, 0, None, lambda: None)
+        overflows.count(False, 0, None, lambda: None)
+        overflows.count(True, 2, None, lambda: None)
+    with pytest.raises(UserError, match=r"6 times in a row, .* fixed loss scale"):
+        for _ in range(3):
+            overflows.count(False, 2, None, lambda: None)

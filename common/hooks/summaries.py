@@ -39,6 +39,10 @@ class ScalarSummaryHook(tf.train.SessionRunHook):
                 summary.value.add(tag=tag, simple_value=value)
             tf.summary.FileWriterCache.get(self._summary_dir).add_summary(summary, step)
 
+    def end(self, session):
+        # Nobody else does it on such a device, and the curves are drawn from the file.
+        tf.summary.FileWriterCache.get(self._summary_dir).flush()
+
 
 class LastValueHook(tf.train.SessionRunHook):
     """Keeps the last value of one scalar, by name, in `value`, and now and then one in `history`.
