@@ -14,7 +14,7 @@ from absl import app, flags
 import model_specs
 import run
 import settings
-from common import storage
+from common.checkpoints import storage
 from common.data import allocator
 from common.devices import options
 from common.distribution import cluster

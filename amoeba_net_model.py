@@ -6,8 +6,8 @@ import tensorflow.compat.v1 as tf
 
 import model_builder
 from common import results
-from common.checkpoints import checkpoints, warm_start
-from common.checkpoints.checkpoints import average_name
+from common.checkpoints import reading, selection, warm_start
+from common.checkpoints.reading import average_name
 from common.devices.cpu import Cpu
 from common.devices.device import Device
 from common.distribution import replication
@@ -212,9 +212,9 @@ class AmoebaNetEstimatorModel:
         returns is called after it, when there are moving averages, which start from the same.
         """
         hparams = self.hparams
-        if not hparams.init_checkpoint or (self.model_dir and checkpoints.latest(self.model_dir)):
+        if not hparams.init_checkpoint or (self.model_dir and selection.latest(self.model_dir)):
             return None
-        path = warm_start.resolve(hparams.init_checkpoint)
+        path = selection.resolve(hparams.init_checkpoint, "--init_checkpoint")
         choice = warm_start.plan(
             path,
             averaged_variables(),
@@ -233,10 +233,10 @@ class AmoebaNetEstimatorModel:
 
     def _check_latest_checkpoint(self):
         """Stops at another architecture's checkpoint, before the long part of graph building."""
-        latest = self.model_dir and checkpoints.latest(self.model_dir)
+        latest = self.model_dir and selection.latest(self.model_dir)
         if latest:
             variables = {replication.name(v): v for v in tf.global_variables()}
-            checkpoints.check_restorable(latest, variables, _flag_of)
+            reading.check_restorable(latest, variables, _flag_of)
 
     def learning_rate(self, global_step) -> tf.Tensor:
         """The scheduled learning rate at a step."""
@@ -261,7 +261,7 @@ class AmoebaNetEstimatorModel:
         if self.hparams.moving_average_decay > 0:
             for variable in averaged_variables():
                 names[average_name(variable.op.name)] = names.pop(variable.op.name)
-        return tf.train.Scaffold(saver=checkpoints.CheckedSaver(names))
+        return tf.train.Scaffold(saver=reading.CheckedSaver(names))
 
 
 def num_eval_batches(hparams: HParams) -> int:

@@ -7,7 +7,7 @@ import tensorflow.compat.v1 as tf
 
 import amoeba_net_model
 import train_step
-from common.checkpoints import checkpoints
+from common.checkpoints import reading
 from common.errors import UserError
 
 _MODES = tf.estimator.ModeKeys
@@ -306,7 +306,7 @@ def test_checkpoint_of_another_network_stops_training_and_prediction(trained):
 
 def test_checkpoint_that_is_none(tmp_path):
     with pytest.raises(UserError, match="Cannot read a checkpoint at"):
-        checkpoints.open_checkpoint(str(tmp_path / "model.ckpt-7"))
+        reading.open_checkpoint(str(tmp_path / "model.ckpt-7"))
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,11 @@ from sklearn.datasets import load_digits, load_sample_images
 
 import amoeba_net_model
 import train_step
+from common import files
 from common.data import tfrecords
 
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "test"))
+import helpers
 
 _PHOTO_SIZES = ((640, 427), (300, 200), (97, 61), (40, 160), (33, 33))
 
@@ -40,6 +42,20 @@ class TinyModel:
         self.images, self.labels = _encoded_images()
         self.hparams.num_eval_images = len(self.images)
         _write_shards(self.data_dir, self.images, self.labels)
+
+
+@pytest.fixture
+def log(monkeypatch, caplog):
+    """What is logged, as pytest's `caplog`; TensorFlow's logger keeps it from that."""
+    monkeypatch.setattr(tf.get_logger(), "propagate", True)
+    with caplog.at_level("INFO", logger="tensorflow"):
+        yield caplog
+
+
+@pytest.fixture
+def model_dir(tmp_path):
+    """A directory with checkpoints of the steps 10, 20 and 30."""
+    return helpers.save_checkpoints(str(tmp_path / "model"), (10, 20, 30))
 
 
 @pytest.fixture(scope="session")
@@ -131,4 +147,4 @@ def _write_shards(data_dir, images, labels):
         path = os.path.join(data_dir, tfrecords.shard_name("validation", i, 2))
         tfrecords.write_shard(path, examples[30 * i : 30 * (i + 1)])
     names = ["background", *(f"digit {i}" for i in range(10))]
-    tfrecords.write_text(os.path.join(data_dir, tfrecords.LABELS), "\n".join(names) + "\n")
+    files.write_text(os.path.join(data_dir, tfrecords.LABELS), "\n".join(names) + "\n")

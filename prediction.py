@@ -13,7 +13,8 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 import inception_preprocessing
-from common.data import image_sources, tfrecords
+from common import files
+from common.data import image_sources
 from common.devices.cpu import CpuSession
 from common.errors import UserError
 from common.hparams import HParams
@@ -194,7 +195,7 @@ def write_answers(path: str, answers: Sequence[Answer], names: Sequence[str]):
     {"path", "error"}.
     """
     as_text = _csv if path.endswith(".csv") else _json_lines
-    tfrecords.write_text(path, as_text(answers, names))
+    files.write_text(path, as_text(answers, names))
 
 
 def _csv(answers, names) -> str:

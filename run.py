@@ -21,8 +21,8 @@ import model_builder
 import prediction
 import serving
 import train_step
-from common import curves, results, storage
-from common.checkpoints import checkpoints
+from common import curves, results
+from common.checkpoints import best, reading, selection, storage
 from common.data import allocator
 from common.devices.device import Device
 from common.errors import UserError
@@ -52,7 +52,7 @@ def run_mode(hparams: HParams, device: Device, options: RunOptions):
         if options.trains and device.writes:
             directory = device.model_dir(options.model_dir)
             stack.enter_context(storage.locked(directory))
-            checkpoints.repair(directory, options.keep_checkpoint_max)
+            storage.repair(directory, options.keep_checkpoint_max)
         run = Run(hparams, device, options, stopper)
         {
             "train": run.train_mode,
@@ -133,8 +133,8 @@ class Run:
                 f"--on_nan=skip is for one device, and these are {devices}: use --on_nan=stop."
             )
         # Ranks that start from different steps would wait for each other in the end, forever.
-        chief = checkpoints.latest(self.options.model_dir)
-        chief_step = checkpoints.global_step(chief) if chief else 0
+        chief = selection.latest(self.options.model_dir)
+        chief_step = reading.global_step(chief) if chief else 0
         if chief_step != self.current_step():
             raise UserError(
                 f"The ranks' checkpoints differ: step {chief_step} in {self.options.model_dir}, "
@@ -149,12 +149,12 @@ class Run:
     def eval_mode(self):
         """Evaluates each checkpoint as it appears, until that of the last step."""
         if self.options.checkpoint_path:
-            self.evaluate(checkpoints.resolve(self.options.checkpoint_path))
+            self.evaluate(selection.resolve(self.options.checkpoint_path))
             return
-        for checkpoint in checkpoints.wait_for_new(self.model_dir, self.options.eval_timeout):
+        for checkpoint in selection.wait_for_new(self.model_dir, self.options.eval_timeout):
             consequence = f"{checkpoint} was deleted during its evaluation: taking the next one."
-            with checkpoints.warning_if_deleted(checkpoint, consequence):
-                step = checkpoints.global_step(checkpoint)
+            with reading.warning_if_deleted(checkpoint, consequence):
+                step = reading.global_step(checkpoint)
                 self.evaluate(checkpoint)
                 if step >= self.train_steps:
                     tf.logging.info("Evaluated the last step, %d.", step)
@@ -165,7 +165,7 @@ class Run:
         step = self.current_step()
         if step >= self.train_steps:
             tf.logging.info("Training has finished already, at step %d.", step)
-            self.evaluate(checkpoints.latest(self.model_dir))
+            self.evaluate(selection.latest(self.model_dir))
         elif self.device.cluster:
             step = self.train_together()
         elif (
@@ -173,24 +173,24 @@ class Run:
             and step % self.steps_per_eval == 0
             and not results.is_evaluated(self.model_dir, step)
         ):
-            self.evaluate(checkpoints.latest(self.model_dir))  # It ended before it could.
+            self.evaluate(selection.latest(self.model_dir))  # It ended before it could.
         while step < self.train_steps:
             # Whole multiples, so that a resumed run evaluates where an undisturbed one does.
             step = min((step // self.steps_per_eval + 1) * self.steps_per_eval, self.train_steps)
             self.train(step)
-            self.evaluate(checkpoints.latest(self.model_dir))
+            self.evaluate(selection.latest(self.model_dir))
 
     def train_together(self) -> int:
         """Trains with other processes; an evaluator among them evaluates, else the chief does."""
         self.train(self.train_steps)
         if not self.device.cluster.has_evaluator:
-            self.evaluate(checkpoints.latest(self.model_dir))
+            self.evaluate(selection.latest(self.model_dir))
         return self.train_steps
 
     def predict_mode(self):
         """Measures inference speed on the validation images."""
         checkpoint = self.checkpoint_to_read()
-        step = checkpoints.global_step(checkpoint)
+        step = reading.global_step(checkpoint)
         timing = SessionTimingHook()
         batches = self.estimator.predict(
             self.eval_input.input_fn,
@@ -242,12 +242,12 @@ class Run:
 
     def checkpoint_to_read(self) -> str:
         """The checkpoint that is asked for, else the latest."""
-        return checkpoints.resolve(self.options.checkpoint_path or self.model_dir)
+        return selection.resolve(self.options.checkpoint_path or self.model_dir)
 
     def current_step(self) -> int:
         """Step of the latest checkpoint, 0 if there is none."""
-        latest = checkpoints.latest(self.model_dir)
-        return checkpoints.global_step(latest) if latest else 0
+        latest = selection.latest(self.model_dir)
+        return reading.global_step(latest) if latest else 0
 
     def train(self, max_steps: int):
         """Trains until the global step `max_steps`, from wherever the latest checkpoint is."""
@@ -285,7 +285,7 @@ class Run:
             )
         metrics = {"loss": loss.value}
         figures = {**throughput.statistics(), "losses": loss.history}
-        checkpoint = checkpoints.latest(self.model_dir)
+        checkpoint = selection.latest(self.model_dir)
         step = self.current_step()
         self.record("train", checkpoint, step, metrics, figures)
         if self.device.is_chief:
@@ -318,7 +318,7 @@ class Run:
             step_after=f"{train_step.STEP_AFTER}:0" if skippable else None,
             max_in_row=self.options.max_nan_steps,
             overflows=overflows,
-            last_checkpoint=functools.partial(checkpoints.latest, self.model_dir),
+            last_checkpoint=functools.partial(selection.latest, self.model_dir),
             advice=_NAN_ADVICE[self.hparams.on_nan],
         )
 
@@ -326,7 +326,7 @@ class Run:
         guard = storage.DirectoryGuard(self.model_dir)
         if self.device.skips_steps:
             return [guard]  # Nothing that is not finite gets into its variables.
-        last_checkpoint = functools.partial(checkpoints.latest, self.model_dir)
+        last_checkpoint = functools.partial(selection.latest, self.model_dir)
         return [
             guard,
             nonfinite.FiniteCheckpoints(last_checkpoint, _NAN_ADVICE[self.hparams.on_nan]),
@@ -351,7 +351,7 @@ class Run:
         step = int(metrics.pop("global_step"))
         metrics["images"] = images
         figures = timing.statistics(self.hparams.eval_batch_size)
-        figures["best"] = results.keep_best(
+        figures["best"] = best.keep_if_best(
             self.model_dir, checkpoint, step, metrics["top_1_accuracy"]
         )
         self.record("eval", checkpoint, step, metrics, figures)

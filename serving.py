@@ -14,7 +14,7 @@ import tensorflow.compat.v1 as tf
 
 import amoeba_net_model
 import inception_preprocessing
-from common import imagenet
+from common import files, imagenet
 from common.batch_norm_folding import fold_batch_norms
 from common.data import tfrecords
 from common.devices.cpu import CpuSession
@@ -115,8 +115,7 @@ def export_saved_model(
         version += 1
     path = os.path.join(export_dir, str(version))
     # No number, so that TensorFlow Serving does not load it before it is whole.
-    temporary = tfrecords.temporary_path(path)
-    try:
+    with files.replacing(path) as temporary:
         _write_saved_model(checkpoint, hparams, temporary, labels)
         if warmup_batch_sizes:
             # Here because only this needs tensorflow-serving-api, and it is slow to import.
@@ -125,10 +124,6 @@ def export_saved_model(
             inference_warmup.write_warmup_requests(
                 temporary, model_name, hparams.image_size, batch_sizes=warmup_batch_sizes
             )
-        tf.io.gfile.rename(temporary, path)
-    finally:
-        if tf.io.gfile.exists(temporary):
-            tf.io.gfile.rmtree(temporary)
     tf.logging.info("SavedModel of %s: %s", checkpoint, path)
     return path
 
@@ -184,7 +179,7 @@ def _restored_predictions(checkpoint, hparams, images, sess):
 def add_asset(directory: str, name: str, lines: Sequence[str]):
     """Adds a text file to the graph's assets; it must stay in `directory` until they are saved."""
     path = os.path.join(directory, name)
-    tfrecords.write_text(path, _text(lines))
+    files.write_text(path, _text(lines))
     tf.add_to_collection(tf.GraphKeys.ASSET_FILEPATHS, tf.constant(path, name="labels"))
 
 
@@ -210,7 +205,7 @@ def export_frozen_graph(
     """
     graph_def = freeze(checkpoint, hparams)
     tf.io.gfile.makedirs(export_dir)
-    tfrecords.write_text(os.path.join(export_dir, tfrecords.LABELS), _text(labels))
+    files.write_text(os.path.join(export_dir, tfrecords.LABELS), _text(labels))
     script = _ATC.format(
         graph=FROZEN_GRAPH,
         script=ATC_SCRIPT,
@@ -218,12 +213,9 @@ def export_frozen_graph(
         output=FROZEN_OUTPUT,
         size=hparams.image_size,
     )
-    tfrecords.write_text(os.path.join(export_dir, ATC_SCRIPT), script)
+    files.write_text(os.path.join(export_dir, ATC_SCRIPT), script)
     path = os.path.join(export_dir, FROZEN_GRAPH)
-    temporary = tfrecords.temporary_path(path)
-    with tf.io.gfile.GFile(temporary, "wb") as file:
-        file.write(graph_def.SerializeToString())
-    tf.io.gfile.rename(temporary, path, overwrite=True)
+    files.write_bytes(path, graph_def.SerializeToString())
     tf.logging.info("Frozen graph of %s: %s", checkpoint, path)
     return path
 

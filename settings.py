@@ -15,7 +15,8 @@ import amoeba_net_model
 import imagenet_input
 import model_builder
 import serving
-from common.checkpoints import checkpoints, warm_start
+from common import files
+from common.checkpoints import selection
 from common.data.tfrecords import read_dataset_info
 from common.devices import choosing
 from common.devices.cpu import Cpu
@@ -267,12 +268,11 @@ def check_directories(hparams: HParams, run: RunOptions):
             imagenet_input.check_num_eval_images(run.data_dir, hparams)
     if hparams.init_checkpoint:
         _check_init_checkpoint(hparams.init_checkpoint, run)
-    marker = os.path.join(run.model_dir, f".write_test{os.getpid()}")
+    marker = files.temporary_path(os.path.join(run.model_dir, "write_test"))
     try:
         tf.io.gfile.makedirs(run.model_dir)
-        with tf.io.gfile.GFile(marker, "w") as f:
-            f.write("")
-        tf.io.gfile.remove(marker)
+        files.write_text(marker, "")
+        files.remove(marker)
     except (tf.errors.OpError, OSError) as error:
         raise UserError(
             f"--model_dir={run.model_dir} cannot be written to: {error}. Name another directory."
@@ -284,8 +284,8 @@ def _check_init_checkpoint(init_checkpoint: str, run: RunOptions):
     if not run.trains:
         tf.logging.info("--init_checkpoint is for training: it has no effect in %s.", run.mode)
         return
-    latest = checkpoints.latest(run.model_dir)
+    latest = selection.latest(run.model_dir)
     if latest:
         tf.logging.info("Going on from %s: --init_checkpoint is for new trainings.", latest)
     else:
-        warm_start.resolve(init_checkpoint)
+        selection.resolve(init_checkpoint, "--init_checkpoint")

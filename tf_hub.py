@@ -26,7 +26,8 @@ import network_utils
 import run
 import serving
 import settings
-from common.checkpoints import checkpoints
+from common import files
+from common.checkpoints import reading, selection
 from common.data import tfrecords
 from common.devices.cpu import Cpu, CpuSession
 from common.devices.device import Device
@@ -69,7 +70,7 @@ def export_modules(chosen: settings.Settings):
     """Exports both modules."""
     hparams, options = chosen.hparams, chosen.run
     settings.check(hparams, options)
-    checkpoint = checkpoints.resolve(options.checkpoint_path or options.model_dir)
+    checkpoint = selection.resolve(options.checkpoint_path or options.model_dir)
     num_classes = hparams.num_label_classes
     labels = serving.class_names(options.data_dir, num_classes)
     export_to_hub(
@@ -133,13 +134,12 @@ def export_to_hub(
             [(set(), {"is_training": False}), ({"train"}, {"is_training": True})],
             _DROPPED_COLLECTIONS,
         )
-        temporary = tfrecords.temporary_path(export_path)
         with tf.Graph().as_default(), CpuSession() as session:
             module = hub.Module(spec)
             variables = _checkpoint_variables(module, hparams)
-            checkpoints.CheckedSaver(variables).restore(session, checkpoint_path)
-            module.export(temporary, session)
-    tf.io.gfile.rename(temporary, export_path)
+            reading.CheckedSaver(variables).restore(session, checkpoint_path)
+            with files.replacing(export_path) as temporary:
+                module.export(temporary, session)
     tf.logging.info("TF-Hub module of %s: %s", checkpoint_path, export_path)
 
 

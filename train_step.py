@@ -10,7 +10,7 @@ from typing import List, Optional, Sequence, Tuple
 import tensorflow.compat.v1 as tf
 
 import network_utils
-from common.checkpoints.checkpoints import average_name
+from common.checkpoints.reading import average_name
 from common.devices.device import Device
 from common.distribution import replication
 from common.errors import UserError

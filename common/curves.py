@@ -1,12 +1,13 @@
 """A picture of a training: its loss, accuracy and learning rate, drawn from the event files."""
 
+import io
 import os
 import re
 from typing import Dict, List, Tuple
 
 import tensorflow.compat.v1 as tf
 
-from common.data import tfrecords
+from common import files
 from common.errors import UserError
 
 FILE_NAME = "curves.png"
@@ -46,10 +47,9 @@ def draw(model_dir: str, path: str) -> str:
                 axes.legend()
         axes.grid(True, alpha=0.3)
     axes.set_xlabel("step")
-    temporary = tfrecords.temporary_path(path)
-    with tf.io.gfile.GFile(temporary, "wb") as file:
-        canvas.print_png(file)
-    tf.io.gfile.rename(temporary, path, overwrite=True)
+    picture = io.BytesIO()
+    canvas.print_png(picture)
+    files.write_bytes(path, picture.getvalue())
     return path
 
 

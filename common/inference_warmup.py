@@ -9,6 +9,7 @@ import tensorflow.compat.v1 as tf
 from PIL import Image
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
+from common import files
 from common.errors import UserError
 
 WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
@@ -48,7 +49,7 @@ def write_warmup_requests(
     path = os.path.join(savedmodel_dir, WARMUP_FILE)
     tf.io.gfile.makedirs(os.path.dirname(path))
     random = np.random.RandomState(0)
-    with tf.io.TFRecordWriter(path) as writer:
+    with files.replacing(path) as temporary, tf.io.TFRecordWriter(temporary) as writer:
         for batch_size in batch_sizes:
             for _ in range(num_requests):
                 images = [_noise_jpeg(random, image_size)] * batch_size

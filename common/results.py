@@ -4,13 +4,12 @@ import datetime
 import json
 import os
 import platform
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from common import locks
-from common.checkpoints import checkpoints
+from common import files
 from common.errors import UserError
 
 FILE_NAME = "results.json"
@@ -25,13 +24,10 @@ def append_result(model_dir: str, kind: str, record: Dict[str, Any]):
         record: what happened, in types JSON has; numpy scalars are converted.
     """
     path = os.path.join(model_dir, FILE_NAME)
-    with locks.exclusive(model_dir):
+    with files.locked(model_dir):
         records = read_results(model_dir)
         records.append({"kind": kind, "time": _now(), **record, "versions": versions()})
-        temporary = f"{path}.tmp{os.getpid()}"
-        with tf.io.gfile.GFile(temporary, "w") as f:
-            f.write(json.dumps(records, indent=1, default=_plain) + "\n")
-        tf.io.gfile.rename(temporary, path, overwrite=True)
+        files.write_text(path, json.dumps(records, indent=1, default=_plain) + "\n")
 
 
 def read_results(model_dir: str) -> List[Dict[str, Any]]:
@@ -52,51 +48,18 @@ def read_results(model_dir: str) -> List[Dict[str, Any]]:
 
 def is_evaluated(model_dir: str, step: int) -> bool:
     """Whether there is a result of the checkpoint of a step."""
-    return any(record["global_step"] == step for record in _evaluations(model_dir))
+    return any(record["global_step"] == step for record in evaluations(model_dir))
 
 
-def keep_best(
-    model_dir: str, checkpoint: str, step: int, top_1_accuracy: float
-) -> Optional[Dict[str, Any]]:
-    """Keeps a checkpoint of this training in best/ if none has been more accurate.
-
-    Args:
-        model_dir: directory of the training.
-        checkpoint: prefix of the checkpoint that was evaluated.
-        step: its global step.
-        top_1_accuracy: in [0, 1].
-
-    Returns:
-        What is in best/: its path in the model directory, step and accuracy.
-    """
-    evaluations = _evaluations(model_dir)
-    best = evaluations[-1].get("best") if evaluations else None
-    if best and not checkpoints.exists(os.path.join(model_dir, best["checkpoint"])):
-        best = None
-    if os.path.dirname(checkpoint) != model_dir.rstrip("/"):
-        return best
-    if best and best["top_1_accuracy"] >= top_1_accuracy:
-        return best
-    consequence = f"The best accuracy so far, but {checkpoint} was deleted before it could be kept."
-    with checkpoints.warning_if_deleted(checkpoint, consequence):
-        checkpoints.keep_best(model_dir, checkpoint)
-        tf.logging.info("The best accuracy so far: %s is kept in best/ too.", checkpoint)
-        best = {
-            "checkpoint": os.path.join(checkpoints.BEST, os.path.basename(checkpoint)),
-            "global_step": step,
-            "top_1_accuracy": top_1_accuracy,
-        }
-    return best
-
-
-def _evaluations(model_dir: str) -> List[Dict[str, Any]]:
+def evaluations(model_dir: str) -> List[Dict[str, Any]]:
+    """The records of evaluations, oldest first."""
     return [record for record in read_results(model_dir) if record["kind"] == "eval"]
 
 
 def hparams_of(checkpoint: str) -> Dict[str, Any]:
     """Hyper-parameters of the training that wrote a checkpoint; {} where no results.json says.
 
-    The file is beside the checkpoint, or beside the directory of the best one.
+    The file is in the checkpoint's directory, or above it for a checkpoint in best/.
     """
     directory = os.path.dirname(checkpoint)
     records = read_results(directory) or read_results(os.path.dirname(directory))

@@ -31,7 +31,6 @@ unless --overwrite says to replace them.
 import collections
 import concurrent.futures
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -48,6 +47,7 @@ import tensorflow.compat.v1 as tf
 import tqdm
 from absl import app, flags
 
+from common import files
 from common.data import image_sources, parallel, tfrecords
 from common.errors import UserError
 
@@ -135,7 +135,7 @@ def make_shard(shard, output_dir, on_bad_image):
         "skipped": skipped,
     }
     # First what it is, then the shard: an interruption never leaves a shard of unknown origin.
-    tfrecords.write_text(work_path + ".json", json.dumps(entry))
+    files.write_text(work_path + ".json", json.dumps(entry))
     os.replace(work_path, os.path.join(output_dir, shard.name))
     return entry, skipped
 
@@ -251,7 +251,7 @@ class Job:
         }
         names = ["background"] + [text for _, text in source.classes]
         labels = os.path.join(self._output_dir, tfrecords.LABELS)
-        tfrecords.write_text(labels, "\n".join(names) + "\n")
+        files.write_text(labels, "\n".join(names) + "\n")
         tfrecords.write_dataset_info(self._output_dir, info)
         for name in self.entries:
             os.remove(os.path.join(self._work_dir, name + ".json"))
@@ -282,7 +282,7 @@ class Job:
         """Leaves in the work directory what is known about finished shards, and nothing else."""
         for name, entry in self.entries.items():
             path = os.path.join(self._work_dir, name + ".json")
-            tfrecords.write_text(path, json.dumps(entry))
+            files.write_text(path, json.dumps(entry))
         keep = {name + ".json" for name in self.entries} | {"lock"}
         for name in set(os.listdir(self._work_dir)) - keep:
             os.remove(os.path.join(self._work_dir, name))
@@ -362,30 +362,19 @@ def _work_dir(output_dir):
     """Makes the work directory, for one program at a time, and tidies it up."""
     work_dir = os.path.join(output_dir, WORK_DIR)
     os.makedirs(work_dir, exist_ok=True)
-    # The system frees the lock with the process, however that ends.
-    # The system frees the lock with the process, however that ends.
-    with open(os.path.join(work_dir, "lock"), "w") as lock:
-        _take_lock(lock, output_dir)
-        try:
-            yield
-        finally:
-            if os.listdir(work_dir) == ["lock"]:
-                shutil.rmtree(work_dir)
-
-
-def _take_lock(lock, output_dir, seconds=3):
-    """Waits a little: the workers of a program just killed hold its lock until they notice."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                raise UserError(f"Another build_tfrecords.py works in {output_dir}.") from error
-            time.sleep(0.1)
-    if not os.path.exists(lock.name):
-        raise UserError(f"Another build_tfrecords.py has just finished {output_dir}.")
+    lock = os.path.join(work_dir, "lock")
+    try:
+        # The workers of a program that was just killed hold its lock until they notice.
+        with files.locked(lock, seconds=3):
+            if not os.path.exists(lock):
+                raise UserError(f"Another build_tfrecords.py has just finished {output_dir}.")
+            try:
+                yield
+            finally:
+                if os.listdir(work_dir) == ["lock"]:
+                    shutil.rmtree(work_dir)
+    except files.LockedError as error:
+        raise UserError(f"Another build_tfrecords.py works in {output_dir}.") from error
 
 
 def _warn_of_full_disk(source, output_dir):

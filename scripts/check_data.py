@@ -25,7 +25,7 @@ import tqdm
 from absl import app, flags
 from google.protobuf.message import DecodeError
 
-from common import imagenet
+from common import files, imagenet
 from common.data import parallel, tfrecords
 from common.errors import UserError
 
@@ -361,7 +361,7 @@ def main(argv):
             "seconds": round(seconds, 3),
             "splits": {split: report.as_dict() for split, report in reports.items()},
         }
-        tfrecords.write_text(options.result, json.dumps(result, indent=2, sort_keys=True) + "\n")
+        files.write_text(options.result, json.dumps(result, indent=2, sort_keys=True) + "\n")
     verdict = f"{damage} problem{'s' * (damage > 1)}" if damage else "sound"
     print(f"{options.data_dir}: {verdict}.")
     sys.exit(1 if damage else 0)

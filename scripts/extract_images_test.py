@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from common import files
 from common.data import tfrecords
 from scripts import extract_images
 
@@ -27,7 +28,7 @@ def test_some_images_of_the_training_split_without_names(tmp_path):
     extract_images.main([*arguments, "--count=2"])
     assert os.listdir(tmp_path / "out") == ["class_3"]
     assert sorted(os.listdir(tmp_path / "out" / "class_3")) == ["000000.jpg", "000001.jpg"]
-    tfrecords.write_text(os.path.join(str(tmp_path), tfrecords.LABELS), "background\ncat\n")
+    files.write_text(os.path.join(str(tmp_path), tfrecords.LABELS), "background\ncat\n")
     with pytest.raises(SystemExit, match=r"has label 3, and labels\.txt names 2 classes"):
         extract_images.main(arguments)
     os.truncate(shard, os.path.getsize(shard) - 3)

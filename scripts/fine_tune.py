@@ -23,7 +23,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 
 import amoeba_net_model
 from common import results
-from common.checkpoints import warm_start
+from common.checkpoints import selection
 from common.data import tfrecords
 from common.errors import UserError
 
@@ -58,11 +58,12 @@ def network_flags(checkpoint: str) -> dict:
     return {name: hparams[name] for name in _NETWORK if name in hparams}
 
 
-def training_command(options, info: dict) -> list:
+def training_command(options, checkpoint: str, info: dict) -> list:
     """The command that trains, evaluates and exports.
 
     Args:
         options: the program's.
+        checkpoint: whose network is trained.
         info: the data set's dataset.json.
     """
     images = info["splits"]["train"]["images"]
@@ -74,7 +75,7 @@ def training_command(options, info: dict) -> list:
         "init_checkpoint": options.init_checkpoint,
         "train_batch_size": min(BATCH_SIZE, images),
         **RECIPE,
-        **network_flags(warm_start.resolve(options.init_checkpoint)),
+        **network_flags(checkpoint),
     }
     program = os.path.join(_ROOT, "amoeba_net.py")
     # Of a flag that is given twice the last counts.
@@ -98,7 +99,8 @@ def main():
     parser.add_argument("flags", nargs="*", help="flags of amoeba_net.py, after --")
     options = parser.parse_args()
     try:
-        warm_start.resolve(options.init_checkpoint)  # Before the long conversion of images.
+        # Before the long conversion of images.
+        checkpoint = selection.resolve(options.init_checkpoint, "--init_checkpoint")
         data = os.path.join(options.output_dir, "data")
         build = os.path.join(_ROOT, "scripts", "build_tfrecords.py")
         _run([sys.executable, build, f"--source_dir={options.image_dir}", f"--output_dir={data}"])
@@ -107,7 +109,7 @@ def main():
             raise UserError(
                 f"{options.image_dir} has no image to validate on: each class needs two images."
             )
-        _run(training_command(options, info))
+        _run(training_command(options, checkpoint, info))
         report(options.output_dir)
     except UserError as error:
         sys.exit(f"fine_tune.py: {error}")

@@ -99,7 +99,7 @@ def test_wrong_paths_are_said_before_the_images_are_converted(tmp_path):
         f"--image_dir={tmp_path}", f"--init_checkpoint={tmp_path}", f"--output_dir={tmp_path}/out"
     )
     assert status == 1
-    message = f"fine_tune.py: --init_checkpoint={tmp_path}: there is no checkpoint"
+    message = f"fine_tune.py: --init_checkpoint={tmp_path}: There is no checkpoint"
     assert [line for line in log.splitlines() if line.startswith(message)], log
     assert "Traceback" not in log and not os.path.exists(f"{tmp_path}/out")
 

@@ -20,6 +20,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from common import files
 from common.data import tfrecords
 
 SIZE = 80
@@ -94,7 +95,7 @@ def main(argv):
         kept.sort()
         labels = [wanted.index(str(digit)) + 1 for digit in digits[kept]]
         splits[split] = write_split(directory, split, images[kept], labels, names)
-    tfrecords.write_text(os.path.join(directory, tfrecords.LABELS), "\n".join(names) + "\n")
+    files.write_text(os.path.join(directory, tfrecords.LABELS), "\n".join(names) + "\n")
     tfrecords.write_dataset_info(
         directory,
         {

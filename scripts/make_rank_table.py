@@ -8,14 +8,14 @@ The devices' addresses are taken from /etc/hccn.conf (lines like address_0=192.1
 """
 
 import argparse
+import json
 import os
 import re
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import json
-
+from common import files
 from common.devices import rank_table
 from common.errors import UserError
 
@@ -27,7 +27,7 @@ def main(argv=None):
             rank_table.check_file(arguments.check, arguments.devices)
             print(f"{arguments.check} is a rank table of {arguments.devices} devices.")
             return
-        write(arguments.output, make_table(arguments))
+        files.write_text(arguments.output, json.dumps(make_table(arguments), indent=1) + "\n")
     except UserError as error:
         sys.exit(f"make_rank_table.py: {error}")
 
@@ -76,15 +76,6 @@ def read_addresses(path, device_ids):
     if missing:
         raise UserError(f"{path} has no address of device {', '.join(missing)}: give --device_ips.")
     return [found[str(i)] for i in device_ids]
-
-
-def write(path, table):
-    """Writes the table; the file appears whole or not at all."""
-    temporary = f"{path}.tmp{os.getpid()}"
-    with open(temporary, "w") as f:
-        json.dump(table, f, indent=1)
-        f.write("\n")
-    os.replace(temporary, path)
 
 
 if __name__ == "__main__":

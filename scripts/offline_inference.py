@@ -26,6 +26,7 @@ import tqdm
 import amoeba_net_model
 import imagenet_input
 import serving
+from common import files
 from common.data import tfrecords
 from common.devices.cpu import CpuSession
 from common.errors import UserError
@@ -78,7 +79,7 @@ def write_batches(data_dir: str, batches_dir: str, batch_size: int, image_size: 
         "image_size": image_size,
         "labels": all_labels[:images],
     }
-    tfrecords.write_text(index, json.dumps(contents) + "\n")
+    files.write_text(index, json.dumps(contents) + "\n")
 
 
 def run_batches(frozen_graph: str, batches_dir: str, outputs_dir: str):
@@ -180,9 +181,7 @@ def _read_floats(path: str) -> np.ndarray:
 
 
 def _write_floats(path: str, values: np.ndarray):
-    temporary = tfrecords.temporary_path(path)
-    values.astype(_FLOAT32).tofile(temporary)
-    os.replace(temporary, path)
+    files.write_bytes(path, values.astype(_FLOAT32).tobytes())
 
 
 def _positive(text: str) -> int:
@@ -230,7 +229,7 @@ def main():
                 correct, accuracy = counts[f"top_{k}_correct"], counts[f"top_{k}_accuracy"]
                 print(f"top_{k}_accuracy = {accuracy:.7f} ({correct} of {counts['images']})")
             if args.result:
-                tfrecords.write_text(args.result, json.dumps(counts) + "\n")
+                files.write_text(args.result, json.dumps(counts) + "\n")
     except (UserError, OSError, tf.errors.OpError) as error:
         sys.exit(f"offline_inference.py: {error}")
 

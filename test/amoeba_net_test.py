@@ -10,7 +10,7 @@ import time
 import pytest
 
 from common import results
-from common.checkpoints import checkpoints
+from common.checkpoints import reading, selection
 from scripts import make_digits
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -151,8 +151,8 @@ def test_killed_runs_end_at_the_planned_step(digits, tmp_path):
     ]  # fmt: skip
 
     def step():
-        latest = checkpoints.latest(model_dir)
-        return checkpoints.global_step(latest) if latest else -1
+        latest = selection.latest(model_dir)
+        return reading.global_step(latest) if latest else -1
 
     for delay in (0.0, 0.3, 0.1):
         reached = step() + 20

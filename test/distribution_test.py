@@ -17,7 +17,7 @@ import tensorflow.compat.v1 as tf
 import amoeba_net_model
 import conftest
 from common import results
-from common.checkpoints import checkpoints
+from common.checkpoints import reading, selection
 from common.data import tfrecords
 from common.devices.cpu import Cpu
 from common.hooks import interruption
@@ -225,7 +225,7 @@ def _stop(processes, signalled, model_dir):
         processes[rank].signal(signal.SIGTERM)
     statuses, logs = _end(processes)
     assert statuses == [interruption.EXIT_STATUS] * 2, logs
-    step = checkpoints.global_step(checkpoints.latest(model_dir))
+    step = reading.global_step(selection.latest(model_dir))
     for rank, log in enumerate(logs):
         reason = "SIGTERM" if rank in signalled else "a signal to another process"
         assert f"Stopped by {reason} at step {step} of " in log
@@ -257,7 +257,7 @@ def test_signals_a_killed_worker_and_new_starts_end_at_the_planned_step(setting,
     )
     out = done.stdout.decode()
     assert done.returncode == 0, out
-    assert checkpoints.global_step(checkpoints.latest(model_dir)) == steps
+    assert reading.global_step(selection.latest(model_dir)) == steps
     assert "worker 1 ended with status 137" in out
     assert "starting all processes again (1 of 1)" in out
     chief = _read(f"{logs}/worker_0.log")

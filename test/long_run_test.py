@@ -19,7 +19,7 @@ import conftest
 import run
 import settings
 from common import results
-from common.checkpoints import checkpoints
+from common.checkpoints import reading, selection
 from common.data import tfrecords
 from common.hooks import interruption
 
@@ -71,7 +71,7 @@ def test_second_trainer_then_signal_then_damage_then_the_end(tmp_path):
     assert status == interruption.EXIT_STATUS
     stopped = int(re.search(r"Stopped by SIGTERM at step (\d+) of 1000000", log).group(1))
     newest = os.path.join(model_dir, f"model.ckpt-{stopped}")
-    assert checkpoints.latest(model_dir) == newest and checkpoints.global_step(newest) == stopped
+    assert selection.latest(model_dir) == newest and reading.global_step(newest) == stopped
     assert results.read_results(model_dir)[-1]["global_step"] == stopped
 
     _truncate(f"{newest}.data-00000-of-00001")
@@ -90,7 +90,7 @@ def test_second_trainer_then_signal_then_damage_then_the_end(tmp_path):
     whole = os.path.join(model_dir, f"model.ckpt-{before}")
     assert f"Taking the newest whole checkpoint, {whole}." in log
     assert f"Restoring parameters from {whole}\n" in log
-    assert checkpoints.global_step(checkpoints.latest(model_dir)) == stopped + 20
+    assert reading.global_step(selection.latest(model_dir)) == stopped + 20
     kept = glob.glob(os.path.join(model_dir, "model.ckpt-*.index"))
     assert len(kept) == 2
     assert re.search(rf"Step {stopped + 20} of {stopped + 20}: loss \S+, .* 0:00:00 left", log)
@@ -98,7 +98,7 @@ def test_second_trainer_then_signal_then_damage_then_the_end(tmp_path):
     # The best one survives the deletion of all others.
     best = results.read_results(model_dir)[-1]["best"]
     assert best["checkpoint"] == f"best/model.ckpt-{stopped + 20}"
-    assert checkpoints.global_step(os.path.join(model_dir, best["checkpoint"])) == stopped + 20
+    assert reading.global_step(os.path.join(model_dir, best["checkpoint"])) == stopped + 20
 
 
 def test_full_disk(tmp_path):
@@ -144,14 +144,14 @@ def test_model_dir_that_becomes_read_only(tmp_path):
                 pytest.skip("Mounting is not allowed.")
             stack.callback(subprocess.run, ["umount", "--lazy", model_dir])
         status, log = _end(training)
-        newest = checkpoints.latest(model_dir)
+        newest = selection.latest(model_dir)
         assert status == 1
         assert log.endswith(
             f"amoeba_net.py: Writing failed: Read-only file system ({model_dir}). The last whole "
             f"checkpoint is {newest}. Make it writable, or name another --model_dir and start "
             "again.\n"
         )
-        assert not checkpoints.problem(newest)
+        assert not reading.problem(newest)
 
 
 def test_vanished_data(tmp_path):
@@ -173,7 +173,7 @@ def test_vanished_data(tmp_path):
     assert re.search(rf"amoeba_net\.py: {data_dir}/train-00000-of-00001: .*No such file", log), log
     # What was learnt until then is saved.
     saved = re.findall(r"Saving checkpoints for (\d+) into", log)
-    assert checkpoints.latest(model_dir) == f"{model_dir}/model.ckpt-{saved[-1]}"
+    assert selection.latest(model_dir) == f"{model_dir}/model.ckpt-{saved[-1]}"
 
 
 @pytest.mark.parametrize("on_nan", ["stop", "skip"])
@@ -187,7 +187,7 @@ def test_loss_that_is_not_finite(on_nan, tmp_path):
         r"amoeba_net\.py: .*not finite.* The last good checkpoint is (\S+)\. Lower --lr", log
     )
     assert found, log
-    reader = checkpoints.open_checkpoint(found.group(1))
+    reader = reading.open_checkpoint(found.group(1))
     for name in reader.get_variable_to_shape_map():
         assert np.isfinite(reader.get_tensor(name)).all(), name
     if on_nan == "skip":
@@ -202,7 +202,7 @@ def test_checkpoint_that_is_deleted_under_its_evaluation(tmp_path, monkeypatch, 
         session.run(tf.train.get_or_create_global_step().assign(7))
         whole = tf.train.Saver().save(session, str(tmp_path / "model.ckpt"), global_step=7)
     deleted = str(tmp_path / "model.ckpt-6")
-    monkeypatch.setattr(checkpoints, "wait_for_new", lambda *arguments: iter([deleted, whole]))
+    monkeypatch.setattr(selection, "wait_for_new", lambda *arguments: iter([deleted, whole]))
     evaluated = []
     one_run = run.Run.__new__(run.Run)
     one_run.options = settings.RunOptions()

@@ -14,7 +14,7 @@ from npu_stand_in.installed import installed
 import amoeba_net
 import amoeba_net_model
 import model_builder
-from common.checkpoints import checkpoints, warm_start
+from common.checkpoints import reading, warm_start
 from common.data import tfrecords
 from common.devices.cpu import CpuSession
 
@@ -80,7 +80,7 @@ def test_original_checkpoint_initialises_all_but_the_classifiers(original):
     assert got.pop("global_step") == 0
     for name in got.keys() - left_out:
         raw = name.replace("/ExponentialMovingAverage", "")
-        expected = values[checkpoints.average_name(raw)]
+        expected = values[reading.average_name(raw)]
         np.testing.assert_array_equal(got[name], expected, err_msg=name)
     assert got.keys() - left_out == values.keys() - left_out - {"global_step"}
 
@@ -191,7 +191,10 @@ def five_classes(tmp_path_factory):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        ({"init_checkpoint": "{tmp}"}, r"--init_checkpoint={tmp}: there is no checkpoint in this"),
+        (
+            {"init_checkpoint": "{tmp}"},
+            r"--init_checkpoint={tmp}: There is no checkpoint in {tmp}:",
+        ),
         ({"init_checkpoint": "{tmp}/absent"}, r"--init_checkpoint={tmp}/absent: Cannot read a c"),
         ({"init_exclude": "FC/"}, "--init_exclude is for --init_checkpoint"),
         ({"trainable_variables": "(FC"}, r"--trainable_variables=\(FC is no regular expression"),

@@ -5,7 +5,7 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
 import tensorflow.compat.v1 as tf
 
-from common.checkpoints import checkpoints
+from common.checkpoints import reading
 from common.distribution import replication
 from common.errors import UserError
 
@@ -52,7 +52,7 @@ def choose(
     """
     taken, left_out = {}, {}
     for name, shape in wanted.items():
-        source = checkpoints.average_name(name)
+        source = reading.average_name(name)
         if not averages or source not in available:
             source = name
         if exclude is not None and re.search(exclude, name):
@@ -64,21 +64,6 @@ def choose(
         else:
             taken[name] = source
     return Choice(taken, left_out)
-
-
-def resolve(path: str) -> str:
-    """The checkpoint that `--init_checkpoint` names: itself, or the latest of a directory."""
-    latest = checkpoints.latest(path) if tf.io.gfile.isdir(path) else path
-    if not latest:
-        raise UserError(
-            f"--init_checkpoint={path}: there is no checkpoint in this directory. Name the model "
-            "directory of a training, or one checkpoint in it, like <model_dir>/model.ckpt-1000."
-        )
-    try:
-        checkpoints.open_checkpoint(latest)
-    except UserError as error:
-        raise UserError(f"--init_checkpoint={path}: {error}") from error
-    return latest
 
 
 def plan(
@@ -99,7 +84,7 @@ def plan(
     Raises:
         UserError: `exclude` finds nothing, or (almost) nothing of the checkpoint fits.
     """
-    available = checkpoints.variable_shapes(checkpoints.open_checkpoint(path))
+    available = reading.variable_shapes(reading.open_checkpoint(path))
     wanted = {replication.name(v): v.shape.as_list() for v in variables}
     choice = choose(wanted, available, exclude, averages)
     if exclude is not None and EXCLUDED not in choice.left_out.values():
@@ -132,7 +117,7 @@ def _misfit(path, choice, wanted, available, advice) -> str:
 
 def _found(name, available) -> str:
     """The shape of a variable in a checkpoint, or that there is none."""
-    source = checkpoints.average_name(name)
+    source = reading.average_name(name)
     shape = available.get(source, available.get(name))
     return "no counterpart" if shape is None else str(shape)
 
@@ -171,7 +156,7 @@ def init_fn(path: str, sources: Dict[tf.Variable, str]) -> Callable:
     """
 
     def load(scaffold, session):
-        reader = checkpoints.open_checkpoint(path)
+        reader = reading.open_checkpoint(path)
         try:
             values = {name: reader.get_tensor(name) for name in set(sources.values())}
         except (tf.errors.OpError, ValueError) as error:

@@ -60,7 +60,6 @@ class _Source:
     """A checkpoint of _THERE with averages that are their variables plus 100."""
 
     def __init__(self, directory):
-        self.directory = directory
         self.values = {name: np.full(shape, i) for i, (name, shape) in enumerate(_THERE.items())}
         with tf.Graph().as_default(), CpuSession() as session:
             for name, value in self.values.items():
@@ -86,7 +85,7 @@ def _variables(shapes=None):
 def test_values_are_loaded_by_the_scaffold_and_nothing_is_added_to_the_graph(source):
     with tf.Graph().as_default() as graph:
         variables = _variables()
-        choice = warm_start.plan(warm_start.resolve(source.directory), variables)
+        choice = warm_start.plan(source.path, variables)
         sources = {v: choice.taken[v.op.name] for v in variables if v.op.name in choice.taken}
         load = warm_start.init_fn(source.path, sources)
         with CpuSession() as session:
@@ -132,14 +131,6 @@ def test_expression_that_excludes_nothing_or_all(source):
             warm_start.plan(source.path, variables, exclude="logits")
         with pytest.raises(UserError, match="--init_exclude leaves nothing to take"):
             warm_start.plan(source.path, variables, exclude=".")
-
-
-def test_paths_without_a_checkpoint(source, tmp_path):
-    assert warm_start.resolve(source.path) == source.path
-    with pytest.raises(UserError, match=r"--init_checkpoint=.*: there is no checkpoint in this di"):
-        warm_start.resolve(str(tmp_path))
-    with pytest.raises(UserError, match=r"--init_checkpoint=.*model.ckpt-8: Cannot read a check"):
-        warm_start.resolve(f"{source.directory}/model.ckpt-8")
 
 
 def test_damaged_checkpoint(source, tmp_path):

@@ -31,6 +31,7 @@ import struct
 
 import tensorflow.compat.v1 as tf
 
+from common import files
 from common.errors import UserError
 
 DATASET_INFO = "dataset.json"
@@ -210,9 +211,8 @@ def write_shard(path, examples):
     Returns:
       (records, bytes, sha256): number of records, size of the file, and its hexadecimal digest.
     """
-    temporary = temporary_path(path)
     records = 0
-    try:
+    with files.replacing(path) as temporary:
         with tf.io.TFRecordWriter(temporary) as writer:
             for example in examples:
                 if not isinstance(example, bytes):
@@ -220,13 +220,7 @@ def write_shard(path, examples):
                     example = example.SerializeToString(deterministic=True)
                 writer.write(example)
                 records += 1
-        size, digest = file_checksum(temporary)
-        tf.io.gfile.rename(temporary, path, overwrite=True)
-    except BaseException:
-        if tf.io.gfile.exists(temporary):
-            tf.io.gfile.remove(temporary)
-        raise
-    return records, size, digest
+        return (records, *file_checksum(temporary))
 
 
 def file_checksum(path):
@@ -239,12 +233,6 @@ def file_checksum(path):
                 return size, digest.hexdigest()
             digest.update(block)
             size += len(block)
-
-
-def temporary_path(path):
-    """Returns a name beside `path` that no other process uses and no shard pattern matches."""
-    directory, name = os.path.split(path)
-    return os.path.join(directory, f".tmp-{os.getpid()}-{name}")
 
 
 def read_dataset_info(data_dir):
@@ -276,7 +264,7 @@ def write_dataset_info(data_dir, info):
     problem = _info_problem(info)
     if problem:
         raise UserError(f"Not a data set's description: {problem}.")
-    write_text(
+    files.write_text(
         os.path.join(data_dir, DATASET_INFO), json.dumps(info, indent=2, sort_keys=True) + "\n"
     )
 
@@ -299,14 +287,6 @@ def read_labels(data_dir):
             "line i names class i, line 0 the background."
         )
     return names
-
-
-def write_text(path, text):
-    """Writes a small UTF-8 file, whole or not at all."""
-    temporary = temporary_path(path)
-    with tf.io.gfile.GFile(temporary, "wb") as file:
-        file.write(text.encode("utf-8"))
-    tf.io.gfile.rename(temporary, path, overwrite=True)
 
 
 def masked_crc32c(data):

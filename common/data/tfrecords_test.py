@@ -5,6 +5,7 @@ import os
 import pytest
 import tensorflow.compat.v1 as tf
 
+from common import files
 from common.data import tfrecords
 
 
@@ -39,7 +40,7 @@ class TestFindShards:
         path = tmp_path / "train-00000-of-00001"
         _touch(path)
         _touch(tmp_path / "train-00000-of-00001.bak")
-        _touch(tmp_path / os.path.basename(tfrecords.temporary_path(str(path))))
+        _touch(tmp_path / os.path.basename(files.temporary_path(str(path))))
         assert tfrecords.find_shards(str(tmp_path), "train") == [str(path)]
 
     def test_no_directory(self, tmp_path):
@@ -194,7 +195,7 @@ class TestDatasetInfo:
 
 def test_labels(tmp_path):
     assert tfrecords.read_labels(str(tmp_path)) is None
-    tfrecords.write_text(str(tmp_path / "labels.txt"), "background\ncat\nd\u00f6g\n")
+    files.write_text(str(tmp_path / "labels.txt"), "background\ncat\nd\u00f6g\n")
     assert tfrecords.read_labels(str(tmp_path)) == ["background", "cat", "d\u00f6g"]
     (tmp_path / "labels.txt").write_text("background\n\ndog\n")
     with pytest.raises(ValueError, match=r"labels\.txt has no class name in line 1"):

@@ -13,6 +13,8 @@ from typing import Optional
 
 import tensorflow.compat.v1 as tf
 
+from common import files
+
 # EX_TEMPFAIL of sysexits.h: start the same command again later.
 EXIT_STATUS = 75
 
@@ -124,7 +126,7 @@ class StopHook(tf.train.SessionRunHook):
     def _agreed_run(self) -> Optional[int]:
         """The run that all processes end after, if one of them has got a signal."""
         if self._stopper.name and not os.path.exists(self._stop_file):
-            own = f"{self._stop_file}.{os.getpid()}"
+            own = files.temporary_path(self._stop_file)
             with open(own, "w") as file:
                 # The others may be in the next run, not in the one after it.
                 file.write(str(self._runs + 2))

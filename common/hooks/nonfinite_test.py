@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from common.checkpoints import checkpoints
+from common.checkpoints import reading, selection
 from common.errors import UserError
 from common.hooks import nonfinite
 
@@ -35,7 +35,7 @@ class _Training:
             self.train = optimizer.minimize(loss, step)
 
         def last():
-            return checkpoints.latest(directory)
+            return selection.latest(directory)
 
         self.hooks = [
             nonfinite.NonFiniteHook(
@@ -81,9 +81,9 @@ def test_stop_names_step_rate_parts_and_checkpoint(graph, tmp_path, bad):
     number = "nan" if np.isnan(bad) else "-?inf"
     parts = f"loss {number}, learning rate 0.5, softmax_loss {number}\\."
     assert re.match(f"The loss is not finite in step 4: {parts} ", message), message
-    newest = checkpoints.latest(str(tmp_path))
+    newest = selection.latest(str(tmp_path))
     assert f"The last good checkpoint is {newest}. Lower it." in message
-    assert np.isfinite(checkpoints.open_checkpoint(newest).get_tensor("weights")).all()
+    assert np.isfinite(reading.open_checkpoint(newest).get_tensor("weights")).all()
 
 
 def test_what_is_not_finite_is_not_saved(graph, tmp_path):
@@ -93,7 +93,7 @@ def test_what_is_not_finite_is_not_saved(graph, tmp_path):
         UserError, match=r"variables are not finite, weights/RMSProp for one; they are not"
     ):
         training.run([1.0, 1.0, 1.0, 1e30])
-    newest = checkpoints.latest(str(tmp_path))
+    newest = selection.latest(str(tmp_path))
     assert os.path.basename(newest) == "model.ckpt-2"
 
 

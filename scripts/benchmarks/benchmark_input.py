@@ -40,6 +40,7 @@ from tensorflow.python.util import deprecation
 
 import amoeba_net_model
 import imagenet_input
+from common import files
 from common.data import allocator, tfrecords
 from common.errors import UserError
 
@@ -381,7 +382,7 @@ def report(figures: dict):
             f"{np.median(row['cpu_seconds']) * 1e3:.2f} ms | {memory} |"
         )
     if FLAGS.result:
-        tfrecords.write_text(FLAGS.result, json.dumps(figures, indent=2, sort_keys=True) + "\n")
+        files.write_text(FLAGS.result, json.dumps(figures, indent=2, sort_keys=True) + "\n")
 
 
 def read_epochs(epochs: int):

@@ -36,6 +36,8 @@ import tqdm
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, _ROOT)
 
+from common import files  # noqa: E402
+
 PARTS = ("train", "eval", "frozen")
 # Multiply-adds of a training step beside those of the forward pass: gradients of inputs and of
 # weights cost as many again each.
@@ -53,7 +55,7 @@ def main(argv=None):
         for configuration in tqdm.tqdm(list(configurations(arguments)), unit="configuration"):
             rows += compare(configuration, arguments)
             if arguments.result:
-                write_result(rows, arguments.result)
+                files.write_text(arguments.result, json.dumps(rows, indent=2))
     finally:  # An interruption loses nothing of what was measured.
         if rows:
             print_table(rows, arguments)
@@ -327,14 +329,6 @@ def _rows(configuration, figures, baseline):
 
 
 # Reporting ---------------------------------------------------------------------------------------
-
-
-def write_result(rows, path):
-    """Replaces the JSON file as a whole."""
-    temporary = f"{path}.tmp{os.getpid()}"
-    with open(temporary, "w") as f:
-        json.dump(rows, f, indent=2)
-    os.replace(temporary, path)
 
 
 def print_table(rows, arguments):

@@ -23,6 +23,7 @@ from sklearn.datasets import load_sample_images
 from tensorflow.python.util import deprecation
 
 import inception_preprocessing
+from common import files
 from common.data import tfrecords
 from common.errors import UserError
 
@@ -152,9 +153,8 @@ def main(argv):
             options.use_fast_color_distort,
             options.seed,
         )
-        temporary = tfrecords.temporary_path(options.output)
-        Image.fromarray(sheet).save(temporary, "PNG")
-        os.replace(temporary, options.output)
+        with files.replacing(options.output) as temporary:
+            Image.fromarray(sheet).save(temporary, "PNG")
     except (UserError, OSError) as error:
         sys.exit(f"augmentation_sheet.py: {error}")
     print(f"{options.output}: {sheet.shape[1]}x{sheet.shape[0]} pixels.")

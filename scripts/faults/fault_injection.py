@@ -37,7 +37,7 @@ import tqdm
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 from common import results
-from common.checkpoints import checkpoints
+from common.checkpoints import reading, selection
 from common.hooks import interruption
 from scripts import make_digits
 
@@ -173,14 +173,14 @@ class Trainer:
             self._truncate()
         else:
             named = tf.train.latest_checkpoint(self.model_dir)
-            unreadable = int(bool(named and checkpoints.problem(named)))
-        latest = checkpoints.latest(self.model_dir)
+            unreadable = int(bool(named and reading.problem(named)))
+        latest = selection.latest(self.model_dir)
         life = Life(
             fault=fault,
             status=status,
             first_step=first,
             last_step=first + steps,
-            checkpoint=checkpoints.global_step(latest) if latest else 0,
+            checkpoint=reading.global_step(latest) if latest else 0,
             unreadable=unreadable,
             seconds=round(time.monotonic() - started, 1),
         )
@@ -216,13 +216,13 @@ class Trainer:
 
     def _truncate(self):
         """Cuts off a file of the newest checkpoint, or the file that names it."""
-        newest = checkpoints.latest(self.model_dir)
+        newest = selection.latest(self.model_dir)
         if newest:
             files = [f"{newest}.index", f"{newest}.data-00000-of-00001"]
             path = self._rng.choice([*files, os.path.join(self.model_dir, "checkpoint")])
             with open(path, "r+b") as file:
                 file.truncate(int(self._rng.random() * os.path.getsize(path)))
-            checkpoints.forget()
+            reading.forget()
 
 
 def read_log(path: str) -> tuple:

@@ -1,6 +1,7 @@
 """The lock of a model directory, and storage's troubles as sentences."""
 
 import errno
+import glob
 import os
 import signal
 import subprocess
@@ -8,14 +9,16 @@ import sys
 
 import pytest
 import tensorflow.compat.v1 as tf
+from helpers import checkpoint_file, checkpoint_path, truncate
 
-from common import storage
+from common import files
+from common.checkpoints import selection, storage
 from common.errors import UserError
 
-_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _HOLDER = """
 import sys, time
-from common import storage
+from common.checkpoints import storage
 with storage.locked(sys.argv[1]):
     print("locked", flush=True)
     time.sleep(600)
@@ -88,3 +91,24 @@ def test_only_the_writer_removes_what_an_error_left_half_written(tmp_path):
             assert half.exists()
             raise OSError(errno.ENOSPC, "full")
     assert not half.exists()
+
+
+def test_repair_removes_what_was_never_finished_and_the_saver_deletes_the_damaged(model_dir):
+    half = os.path.join(model_dir, f"model.ckpt-40_temp_{'0' * 32}")
+    os.mkdir(half)
+    for path in (
+        os.path.join(half, "part-00000-of-00001.data-00000-of-00001"),
+        os.path.join(model_dir, f"checkpoint.tmp{'1' * 32}"),
+        files.temporary_path(os.path.join(model_dir, "results.json")),
+    ):
+        open(path, "w").close()
+    truncate(checkpoint_file(model_dir, 30, "data"))
+    storage.repair(model_dir, keep=5)
+    assert not os.path.exists(half)
+    assert not [name for name in os.listdir(model_dir) if "tmp" in name]
+    state = tf.train.get_checkpoint_state(model_dir)
+    listed = [os.path.basename(path) for path in state.all_model_checkpoint_paths]
+    assert listed == ["model.ckpt-10", "model.ckpt-30", "model.ckpt-20"]
+    storage.repair(model_dir, keep=2)
+    assert not glob.glob(checkpoint_path(model_dir, 10) + "*")
+    assert selection.latest(model_dir) == checkpoint_path(model_dir, 20)

@@ -1,0 +1,75 @@
+"""The most accurate checkpoint of a training, which is kept in `best/`."""
+
+import os
+from typing import Any, Dict, Optional
+
+import tensorflow.compat.v1 as tf
+
+from common import files, results
+from common.checkpoints import reading, selection
+from common.errors import UserError
+
+DIRECTORY = "best"
+
+
+def keep_if_best(
+    model_dir: str, checkpoint: str, step: int, top_1_accuracy: float
+) -> Optional[Dict[str, Any]]:
+    """Keeps a checkpoint of this training in best/ if none has been more accurate.
+
+    Args:
+        model_dir: directory of the training.
+        checkpoint: prefix of the checkpoint that was evaluated.
+        step: its global step.
+        top_1_accuracy: in [0, 1].
+
+    Returns:
+        What is in best/: its path in the model directory, step and accuracy.
+    """
+    evaluations = results.evaluations(model_dir)
+    best = evaluations[-1].get("best") if evaluations else None
+    if best and not reading.exists(os.path.join(model_dir, best["checkpoint"])):
+        best = None
+    if os.path.dirname(checkpoint) != model_dir.rstrip("/"):
+        return best
+    if best and best["top_1_accuracy"] >= top_1_accuracy:
+        return best
+    consequence = f"The best accuracy so far, but {checkpoint} was deleted before it could be kept."
+    with reading.warning_if_deleted(checkpoint, consequence):
+        replace(model_dir, checkpoint)
+        tf.logging.info("The best accuracy so far: %s is kept in best/ too.", checkpoint)
+        best = {
+            "checkpoint": os.path.join(DIRECTORY, os.path.basename(checkpoint)),
+            "global_step": step,
+            "top_1_accuracy": top_1_accuracy,
+        }
+    return best
+
+
+def replace(model_dir: str, checkpoint: str):
+    """Copies a checkpoint to best/, in place of the one that is there.
+
+    TensorFlow can restore from best/ at any time: its state file names the new checkpoint as soon
+    as that is whole, and only then the old one is removed.
+
+    Raises:
+        UserError, tf.errors.NotFoundError: the checkpoint is not whole; best/ is as it was.
+    """
+    directory = os.path.join(model_dir, DIRECTORY)
+    tf.io.gfile.makedirs(directory)
+    with files.locked(directory):
+        _replace(directory, checkpoint)
+
+
+def _replace(directory: str, checkpoint: str):
+    source, name = os.path.split(checkpoint)
+    for file, _, _ in sorted(reading.files_of(checkpoint)):  # The data before the index.
+        with files.replacing(os.path.join(directory, file)) as temporary:
+            tf.io.gfile.copy(os.path.join(source, file), temporary)
+    problem = reading.problem(os.path.join(directory, name))
+    if problem:  # The training may have deleted the checkpoint meanwhile.
+        raise UserError(f"{checkpoint} cannot be kept in {directory}: {problem}")
+    selection.write_state(directory, [os.path.join(directory, name)])
+    for file in tf.io.gfile.listdir(directory):
+        if file != selection.STATE and not file.startswith(name + "."):
+            files.remove(os.path.join(directory, file))

@@ -1,0 +1,174 @@
+"""Reading one checkpoint: what is in it, whether it is whole, whether it fits a network."""
+
+import contextlib
+import functools
+import os
+import re
+from typing import Callable, Dict, List, Optional, Tuple
+
+import tensorflow.compat.v1 as tf
+
+from common.errors import UserError
+
+# A line of a reader's debug_string: name (DT_FLOAT) [3,3,8,16]
+_SHAPE = re.compile(r"^(\S+) \(\w+\) \[([\d,]*)\]", re.MULTILINE)
+# What reading a checkpoint raises where a file of it is missing, cut off or overwritten.
+_UNREADABLE = (
+    tf.errors.DataLossError,
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.OutOfRangeError,
+    ValueError,
+)
+
+
+def open_checkpoint(path: str):
+    """A reader of the checkpoint with this prefix (`model.ckpt-1000`, without `.index`)."""
+    try:
+        return tf.train.load_checkpoint(path)
+    except (tf.errors.OpError, ValueError) as error:
+        raise UserError(
+            f"Cannot read a checkpoint at {path}: {_first_line(error)} "
+            "Expected a path like <model_dir>/model.ckpt-1000."
+        ) from error
+
+
+def variable_shapes(reader) -> Dict[str, List[int]]:
+    """Shape of each variable of a checkpoint by its name, from what `open_checkpoint` returns.
+
+    TensorFlow 1.15's `get_variable_to_shape_map` never frees the names and shapes it returns.
+    """
+    lines = _SHAPE.findall(tf.compat.as_text(reader.debug_string()))
+    return {name: [int(size) for size in sizes.split(",") if size] for name, sizes in lines}
+
+
+def global_step(path: str) -> int:
+    """The global step a checkpoint was written at."""
+    return int(open_checkpoint(path).get_tensor(tf.GraphKeys.GLOBAL_STEP))
+
+
+def average_name(name: str) -> str:
+    """Name of the moving average of the variable of a name, in the graph and in checkpoints."""
+    return f"{name}/ExponentialMovingAverage"
+
+
+def exists(path: str) -> bool:
+    """Whether a checkpoint's index is there; its deletion begins with the index."""
+    return tf.io.gfile.exists(path + ".index")
+
+
+def files_of(path: str) -> Tuple[tuple, ...]:
+    """(name, size, time) of each file of a checkpoint."""
+    directory, prefix = os.path.dirname(path), os.path.basename(path) + "."
+    if not tf.io.gfile.isdir(directory):
+        return ()
+    files = []
+    for name in sorted(tf.io.gfile.listdir(directory)):
+        if name.startswith((prefix + "data-", prefix + "index")):
+            try:
+                stat = tf.io.gfile.stat(os.path.join(directory, name))
+            except tf.errors.NotFoundError:
+                continue  # Just deleted.
+            files.append((name, stat.length, stat.mtime_nsec))
+    return tuple(files)
+
+
+def problem(path: str) -> Optional[str]:
+    """What is wrong with a checkpoint, as a sentence; None where every byte of it can be read."""
+    files = files_of(path)
+    if not any(name.endswith(".index") for name, _, _ in files) or len(files) < 2:
+        return "A file of it is missing."
+    return _problem(path, files)
+
+
+@functools.lru_cache(maxsize=64)
+def _problem(path: str, files: Tuple[tuple, ...]) -> Optional[str]:
+    del files  # With other sizes or times it is not the same question.
+    try:
+        reader = tf.train.load_checkpoint(path)
+        for name in variable_shapes(reader):
+            reader.get_tensor(name)  # Compares the checksum.
+    except _UNREADABLE as error:
+        return f"It is damaged: {_first_line(error)}"
+    return None
+
+
+def forget():
+    """Makes `problem` look anew, for one that damages files within a second of their writing."""
+    _problem.cache_clear()
+
+
+@contextlib.contextmanager
+def warning_if_deleted(path: str, consequence: str):
+    """Around what reads a checkpoint: a warning in place of an error that its deletion explains.
+
+    Args:
+        path: the checkpoint, which a training may delete at any time.
+        consequence: what that means here, as a sentence.
+    """
+    try:
+        yield
+    except (UserError, tf.errors.NotFoundError):
+        if exists(path):
+            raise
+        tf.logging.warning(
+            "%s A larger --keep_checkpoint_max of the training keeps them longer.", consequence
+        )
+
+
+def check_restorable(
+    path: str,
+    variables: Dict[str, tf.Variable],
+    flag_of: Callable[[str], Optional[str]] = lambda name: None,
+):
+    """Checks that a checkpoint holds every variable, with the shape the graph wants.
+
+    Args:
+        path: prefix of the checkpoint.
+        variables: name in the checkpoint -> variable of the graph.
+        flag_of: from a variable's name to the flag that decides whether it is there; None for a
+            variable of the network.
+
+    Raises:
+        UserError: names the first variable that is missing or differs, and both shapes.
+    """
+    shapes = variable_shapes(open_checkpoint(path))
+    for name, variable in variables.items():
+        wanted = variable.shape.as_list()
+        if shapes.get(name) != wanted:
+            found = f"shape {shapes[name]}" if name in shapes else "no such variable"
+            if name not in shapes and flag_of(name):
+                raise UserError(
+                    f"The checkpoint {path} was written with another {flag_of(name)}: it has no "
+                    f"variable {name}. Use the flag it was trained with, or another --model_dir."
+                )
+            raise UserError(
+                f"The checkpoint {path} is of another network: variable {name} should have shape "
+                f"{wanted}, the checkpoint has {found}. Use the flags it was trained with, or "
+                "another --model_dir."
+            )
+
+
+class CheckedSaver(tf.train.Saver):
+    """A saver for restoring that says first which variable of a checkpoint does not fit."""
+
+    def __init__(self, variables: Dict[str, tf.Variable]):
+        super().__init__(variables)
+        self._variables_by_name = variables
+
+    def restore(self, sess, save_path):
+        check_restorable(save_path, self._variables_by_name)
+        try:
+            super().restore(sess, save_path)
+        except _UNREADABLE as error:
+            missing = isinstance(error, tf.errors.NotFoundError)
+            reason = "a file of it is missing." if missing else _first_line(error)
+            raise UserError(
+                f"The checkpoint {save_path} is damaged or not all there: {reason} "
+                "Take another one with --checkpoint_path."
+            ) from error
+
+
+def _first_line(error: Exception) -> str:
+    message = getattr(error, "message", None) or str(error)
+    return message.strip().splitlines()[0].rstrip(".") + "."

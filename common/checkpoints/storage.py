@@ -1,0 +1,165 @@
+"""The directory that a training writes to: one writer at a time, cleaned up, errors explained."""
+
+import contextlib
+import errno
+import os
+import re
+from typing import Optional
+
+import tensorflow.compat.v1 as tf
+
+from common import files
+from common.checkpoints import best, selection
+from common.errors import UserError
+
+LOCK = ".lock"
+
+# What a killed TensorFlow leaves: parts of a checkpoint, the state file before it is renamed.
+_LEFTOVER = re.compile(
+    r".+-\d+_temp_[0-9a-f]{32}$|.+-\d+\.index\.tempstate\d+$|checkpoint\.tmp[0-9a-f]{32}$"
+)
+# The operating system's error -> what to do about it.
+_ADVICE = {
+    errno.ENOSPC: "Free some space",
+    errno.EDQUOT: "Free some space, or have the quota raised",
+    errno.EFBIG: "Have the limit on the size of files raised",
+    errno.EROFS: "Make it writable, or name another --model_dir",
+    errno.EACCES: "Make it writable, or name another --model_dir",
+    errno.EPERM: "Make it writable, or name another --model_dir",
+    errno.EIO: "Look after the disk",
+}
+
+
+@contextlib.contextmanager
+def locked(model_dir: str):
+    """Makes a directory if need be, and lets no other training write to it meanwhile.
+
+    After an error, half-written files are removed, which also makes room on a full disk.
+
+    Raises:
+        UserError: another training writes to it.
+    """
+    tf.io.gfile.makedirs(model_dir)
+    try:
+        with files.locked(os.path.join(model_dir, LOCK), seconds=0):
+            try:
+                yield
+            except Exception:
+                with contextlib.suppress(OSError, tf.errors.OpError):
+                    remove_leftovers(model_dir)
+                raise
+    except files.LockedError as error:
+        raise UserError(
+            f"--model_dir: another training writes to {model_dir}: {error}. Wait for it, end it, "
+            "or name another directory."
+        ) from error
+
+
+def repair(model_dir: str, keep: int):
+    """Prepares a directory for a training that continues there, and for TensorFlow's restoring.
+
+    Removes what a killed writer left, and all but the newest checkpoints; makes the state file
+    name a whole one. Nobody else may write to the directory meanwhile.
+
+    Args:
+        model_dir: the directory.
+        keep: number of checkpoints that are kept, at least 1.
+    """
+    remove_leftovers(model_dir)
+    newest = selection.latest(model_dir)
+    if not newest:
+        return
+    named, _ = selection.named_by_state(model_dir)
+    if newest == named:
+        others = list(tf.train.get_checkpoint_state(model_dir).all_model_checkpoint_paths)
+    else:  # Damaged ones are among them: they are deleted in their turn.
+        others = selection.in_directory(model_dir)[::-1]
+    others = [path for path in others if path != newest]
+    surplus = others[: max(0, len(others) + 1 - keep)]
+    for path in surplus:
+        tf.train.remove_checkpoint(path)
+    if surplus or newest != named:
+        selection.write_state(model_dir, [*others[len(surplus) :], newest])
+
+
+def remove_leftovers(model_dir: str):
+    """Removes the files that interrupted writers left unfinished.
+
+    Only for the process that trains in the directory: another one's training could be writing them.
+    An evaluator may go on writing its own files.
+    """
+    for directory in (model_dir, os.path.join(model_dir, best.DIRECTORY)):
+        if tf.io.gfile.isdir(directory):
+            with files.locked(directory):
+                _remove_leftovers(directory)
+
+
+def _remove_leftovers(directory: str):
+    for name in tf.io.gfile.listdir(directory):
+        name = name.rstrip("/")
+        if _LEFTOVER.match(name) or files.is_temporary(name):
+            path = os.path.join(directory, name)
+            tf.logging.info("Removing %s, which was never finished.", path)
+            files.remove(path)
+
+
+class DirectoryGuard(tf.train.CheckpointSaverListener):
+    """Ends training if the model directory has vanished; TensorFlow would make a new one."""
+
+    def __init__(self, directory: str):
+        self._directory = directory
+        self._lock = os.path.join(directory, LOCK)
+
+    def begin(self):
+        self._is_there = os.path.exists(self._lock)
+
+    def before_save(self, session, global_step_value):
+        if self._is_there and not os.path.exists(self._lock):
+            raise UserError(_vanished(self._directory))
+
+
+def explain(error: Exception, directory: Optional[str]) -> Optional[str]:
+    """One sentence for an error that comes from storage, else None.
+
+    Args:
+        error: an OSError, or what TensorFlow makes of one.
+        directory: the model directory; None where nothing is written to it.
+    """
+    if directory and not tf.io.gfile.isdir(directory):
+        return _vanished(directory)
+    reason, path = _reason(error), _path(error)
+    if reason is None:
+        return None
+    if path and not (directory and path.startswith(directory)):
+        return f"{path}: {os.strerror(reason)}. Mend that, or name another place, and start again."
+    if not directory:
+        return None
+    try:
+        newest = selection.latest(directory)
+    except (UserError, OSError, tf.errors.OpError):
+        newest = None
+    kept = f"The last whole checkpoint is {newest}." if newest else "There is no checkpoint yet."
+    return (
+        f"Writing failed: {os.strerror(reason)} ({directory}). {kept} {_ADVICE[reason]} and start "
+        "again."
+    )
+
+
+def _vanished(directory: str) -> str:
+    return f"The model directory {directory} has vanished while it was in use."
+
+
+def _path(error: Exception) -> Optional[str]:
+    """The file that an error names, if it names one."""
+    if isinstance(error, OSError):
+        return error.filename and str(error.filename)
+    found = re.match(r"([^;\n]+); ", str(error))  # As TensorFlow says it: path; reason.
+    return found and found.group(1)
+
+
+def _reason(error: Exception) -> Optional[int]:
+    """The operating system's number of what went wrong, if it is one of those with advice."""
+    if isinstance(error, OSError):
+        return error.errno if error.errno in _ADVICE else None
+    message = str(error)
+    return next((number for number in _ADVICE if os.strerror(number) in message), None)

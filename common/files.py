@@ -1,0 +1,161 @@
+"""Files that appear whole or not at all, and locks between processes.
+
+Paths may be of any file system that TensorFlow knows, like gs://bucket/name. Nothing here imports
+TensorFlow for local paths, as that takes seconds.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import functools
+import logging
+import math
+import os
+import re
+import secrets
+import shutil
+import socket
+import time
+
+_TEMPORARY = re.compile(r"\.tmp-[0-9a-f]+-")
+# TensorFlow's own logger, without importing TensorFlow.
+_LOG = logging.getLogger("tensorflow")
+
+
+class LockedError(Exception):
+    """Another process holds a lock; the message says which process, if that is known."""
+
+
+def write_text(path: str, text: str):
+    """Writes a UTF-8 file, whole or not at all; an existing file is replaced."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: str, data: bytes):
+    """Writes a file, whole or not at all; an existing file is replaced."""
+    with replacing(path) as temporary:
+        if _is_remote(path):
+            with _gfile().GFile(temporary, "wb") as file:
+                file.write(data)
+            return
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+        except OSError as error:
+            error.filename = temporary  # A full disk's error names no file.
+            raise
+
+
+@contextlib.contextmanager
+def replacing(path: str):
+    """Makes a file or a directory appear whole or not at all.
+
+    The body writes to the temporary path that it is given. At its end that is renamed to `path`, in
+    place of a file that is there; after an error it is removed.
+    """
+    temporary = temporary_path(path)
+    try:
+        yield temporary
+        if _is_remote(path):
+            _gfile().rename(temporary, path, overwrite=True)
+        else:
+            os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            remove(temporary)
+        if isinstance(error, OSError) and error.filename == temporary:
+            raise OSError(error.errno, error.strerror, path) from error
+        raise
+
+
+def temporary_path(path: str) -> str:
+    """A path beside `path` that nobody else uses or can guess, and `is_temporary` recognises."""
+    directory, name = os.path.split(path)
+    return os.path.join(directory, f".tmp-{secrets.token_hex(8)}-{name}")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file name is one of `temporary_path`: of a file that may never be finished."""
+    return bool(_TEMPORARY.match(name))
+
+
+def remove(path: str):
+    """Removes a file, or a directory with all that is in it, if it is there."""
+    if _is_remote(path):
+        gfile = _gfile()
+        if gfile.exists(path):
+            gfile.rmtree(path) if gfile.isdir(path) else gfile.remove(path)
+    elif os.path.isdir(path):
+        shutil.rmtree(path)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(path)
+
+
+@contextlib.contextmanager
+def locked(path: str, seconds: float = math.inf):
+    """Holds a lock, which one process at a time can have.
+
+    The operating system frees the lock when the process ends, however it ends. File systems without
+    locks, and those that only TensorFlow knows, give it to everyone.
+
+    Args:
+        path: a directory; or a file, which is made if need be and says who has the lock.
+        seconds: how long to wait for another process.
+
+    Raises:
+        LockedError: another process still has it.
+    """
+    if _is_remote(path):
+        yield
+        return
+    is_directory = os.path.isdir(path)
+    flags = os.O_RDONLY if is_directory else os.O_RDWR | os.O_CREAT
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        _lock(descriptor, path, seconds)
+        if not is_directory:
+            with contextlib.suppress(OSError):  # On a full disk the lock works all the same.
+                _write_holder(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, path: str, seconds: float):
+    try:
+        if seconds == math.inf:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            return
+        deadline = time.monotonic() + seconds
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            if time.monotonic() >= deadline:
+                holder = "" if os.path.isdir(path) else os.read(descriptor, 1000).decode("utf-8")
+                raise LockedError(holder.strip() or "another process")
+            time.sleep(0.1)
+    except OSError as error:
+        _warn_once(f"{path} cannot be locked: {error.strerror}.")
+
+
+def _write_holder(descriptor: int):
+    now = datetime.datetime.now().isoformat(" ", "seconds")
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}, since {now}\n".encode())
+
+
+@functools.lru_cache(maxsize=None)
+def _warn_once(message: str):
+    _LOG.warning("%s", message)
+
+
+def _is_remote(path: str) -> bool:
+    return "://" in path
+
+
+def _gfile():
+    import tensorflow.compat.v1 as tf  # Slow, and needed for remote paths only.
+
+    return tf.io.gfile
