@@ -1,6 +1,6 @@
 """AmoebaNet as an Estimator's model: hyper-parameters, loss, optimizer, averages, metrics."""
 
-from typing import Callable, Dict, Optional
+from typing import Callable, Dict, Optional, Tuple
 
 import tensorflow.compat.v1 as tf
 
@@ -337,20 +337,27 @@ def eval_loss(hparams: HParams, logits, labels) -> tf.Tensor:
     return tf.reduce_sum(losses * _weights(labels)) / images_per_batch
 
 
-def correct_loss(metrics: Dict[str, float], hparams: HParams, num_images: int) -> int:
-    """Corrects an evaluation's loss where bad records were left out; returns the images it is of.
+def mean_loss(loss: float, hparams: HParams, num_images: int) -> Tuple[float, int]:
+    """(mean loss, number of images) of an evaluation that may have left out bad records.
 
     Args:
-        metrics: its 'loss' was divided by the number of images that `hparams` say.
+        loss: of the evaluation, which divided by the number of images that `hparams` say.
         hparams: of the evaluation.
-        num_images: that came; 0 where nobody counted.
+        num_images: that came; 0 if nobody counted.
     """
     wanted = num_evaluated_images(hparams)
     if not 0 < num_images < wanted:
-        return wanted
+        return loss, wanted
     tf.logging.warning("Only %d of %d images could be evaluated.", num_images, wanted)
-    metrics["loss"] *= wanted / num_images
-    return num_images
+    return loss * wanted / num_images, num_images
+
+
+def share_of_evaluation(hparams: HParams, size: int, rank: int) -> HParams:
+    """The hyper-parameters of one of `size` ranks that evaluate their shares of the images."""
+    share = HParams(**hparams.values())
+    share.num_eval_images = len(range(rank, num_evaluated_images(hparams), size))
+    share.eval_drop_remainder = False
+    return share
 
 
 def accuracies(logits, labels) -> Dict[str, tuple]:

@@ -88,8 +88,9 @@ class InputPipeline:
         data_dir: directory of the TFRecord files; unused with `hparams.synthetic_data`.
         hparams: see `amoeba_net_model.build_hparams`.
         eval_from_hub: images in [0, 1], as TF-Hub modules take them, not in [-1, 1].
-        sharding: where several processes train together, gives their number and this one's index;
-            each reads a share of the training images, and a share of every batch.
+        sharding: if several processes share the images, gives their number and this one's index.
+            In training each reads a share of every batch; in evaluation `hparams.num_eval_images`
+            are those of its share.
         num_devices: devices that train together; a process may have several, and its batches are
             for one of them after the other.
 
@@ -113,7 +114,7 @@ class InputPipeline:
         self.eval_from_hub = eval_from_hub
         self.start_step = 0
         self._num_devices = num_devices
-        self._sharding = sharding if is_training and sharding else lambda: (1, 0)
+        self._sharding = sharding or (lambda: (1, 0))
         self._bad_records = None
 
     @property
@@ -166,15 +167,16 @@ class InputPipeline:
 
     def _bad_records_of(self, files: Sequence[str], batch_size: int) -> BadRecords:
         hparams = self.hparams
-        shares = self._sharding()[0]
-        num_images = hparams.num_train_images if self.is_training else hparams.num_eval_images
+        num_images = hparams.num_eval_images  # Of this process's share.
+        if self.is_training:
+            num_images = hparams.num_train_images // self._sharding()[0]
         return BadRecords(
             files,
             lambda record: find_problem(record, hparams.num_label_classes),
             capacity=batch_size + _NOTED_TOGETHER + self._parallel_calls(),
             on_bad_record=hparams.on_bad_record,
             max_bad_fraction=hparams.max_bad_fraction,
-            num_images=num_images // shares,
+            num_images=num_images,
             known_counts=_known_counts(self.data_dir, files),
             raise_errors=not self.is_training,
         )
@@ -198,7 +200,7 @@ class InputPipeline:
         else:
             dataset = tf.data.Dataset.range(len(files))
             dataset = dataset.flat_map(lambda file: self._read_file(files, file))
-            dataset = dataset.take(self.hparams.num_eval_images)
+            dataset = dataset.shard(*self._sharding()).take(self.hparams.num_eval_images)
         # What is noted goes through in batches, which are made and undone without copying.
         dataset = dataset.enumerate().batch(_NOTED_TOGETHER)
         dataset = dataset.apply(

@@ -25,6 +25,7 @@ from common import curves, results
 from common.checkpoints import best, reading, selection, storage
 from common.data import allocator
 from common.devices.device import Device
+from common.distribution.shares import Shares
 from common.errors import UserError
 from common.hooks import interruption, nonfinite, progress
 from common.hooks.speed import SessionTimingHook, ThroughputHook
@@ -32,6 +33,7 @@ from common.hooks.summaries import LastValueHook
 from common.hparams import HParams
 from settings import RunOptions
 
+_ACCURACIES = ("top_1_accuracy", "top_5_accuracy")
 _NAN_ADVICE = {
     "stop": "Lower --lr, or leave such steps out with --on_nan=skip.",
     "skip": "Lower --lr, or start from an earlier checkpoint.",
@@ -102,20 +104,44 @@ class Run:
             sharding=device.sharding,
             num_devices=device.num_devices,
         )
-        self.eval_input = amoeba_net_model.InputPipeline(False, options.data_dir, hparams)
-        model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, self.model_dir, device)
+        self.shares = self.shares_of_evaluation()
+        self.eval_hparams = hparams
+        if self.shares:
+            self.eval_hparams = amoeba_net_model.share_of_evaluation(hparams, *device.sharding())
+        self.eval_input = amoeba_net_model.InputPipeline(
+            False,
+            options.data_dir,
+            self.eval_hparams,
+            sharding=device.sharding if self.shares else None,
+        )
         estimator = functools.partial(
             device.estimator,
-            model.model_fn,
-            self.model_dir,
+            model_dir=self.model_dir,
             save_checkpoints_steps=self.checkpoint_steps,
             random_seed=hparams.random_seed,
             log_steps=options.log_steps,
             keep_checkpoint_max=options.keep_checkpoint_max,
         )
-        self.trainer, self.estimator = estimator(training=True), estimator()
+        model = functools.partial(
+            amoeba_net_model.AmoebaNetEstimatorModel, model_dir=self.model_dir, device=device
+        )
+        self.trainer = estimator(model(hparams).model_fn, training=True)
+        self.estimator = estimator(model(self.eval_hparams).model_fn)
         for name, value in hparams.values().items():
             tf.logging.info("%s = %s", name, value)
+
+    def shares_of_evaluation(self) -> Optional[Shares]:
+        """What the ranks exchange if each evaluates a share of the images; None otherwise."""
+        device, options = self.device, self.options
+        enough = self.hparams.num_eval_images >= device.num_devices
+        if not (device.shares_evaluation and options.mode == "train_and_eval" and enough):
+            return None
+        return Shares(
+            options.model_dir,
+            *device.sharding(),
+            timeout=device.options.cluster_timeout,
+            check=self.stopper.check,
+        )
 
     def check_device(self):
         """Checks batches and steps against the devices that train together."""
@@ -171,7 +197,7 @@ class Run:
         elif (
             step
             and step % self.steps_per_eval == 0
-            and not results.is_evaluated(self.model_dir, step)
+            and not results.is_evaluated(self.options.model_dir, step)
         ):
             self.evaluate(selection.latest(self.model_dir))  # It ended before it could.
         while step < self.train_steps:
@@ -334,27 +360,37 @@ class Run:
 
     def evaluate(self, checkpoint: str):
         """Evaluates the moving averages of one checkpoint over the validation images."""
-        if not self.device.is_chief:
+        if self.shares:  # All ranks evaluate rank 0's weights, with its statistics.
+            path = os.path.join(self.options.model_dir, os.path.basename(checkpoint))
+            checkpoint = self.shares.checkpoint(path)
+        elif not self.device.is_chief:
             tf.logging.info("Rank %d leaves evaluation to rank 0.", self.device.rank)
             return
         timing = SessionTimingHook()
         with self.eval_input.naming_bad_records():
-            metrics = self.estimator.evaluate(
+            found = self.estimator.evaluate(
                 self.eval_input.input_fn,
-                steps=amoeba_net_model.num_eval_batches(self.hparams),
+                steps=amoeba_net_model.num_eval_batches(self.eval_hparams),
                 hooks=[timing, interruption.CheckHook(self.stopper)],
                 checkpoint_path=checkpoint,
             )
-        images = amoeba_net_model.correct_loss(metrics, self.hparams, self.eval_input.num_images)
-        names = ("loss", "top_1_accuracy", "top_5_accuracy", "global_step")
-        tf.logging.info("Evaluation results: %s", {name: metrics[name] for name in names})
-        step = int(metrics.pop("global_step"))
-        metrics["images"] = images
+        loss, images = amoeba_net_model.mean_loss(
+            found["loss"], self.eval_hparams, self.eval_input.num_images
+        )
+        metrics = {"loss": loss, **{name: found[name] for name in _ACCURACIES}}
+        if self.shares:
+            metrics = {name: float(value) for name, value in metrics.items()}
+            if not self.device.is_chief:
+                self.shares.deliver(checkpoint, images, metrics)
+                return
+            images, metrics = self.shares.collect(checkpoint, images, metrics)
+        step = int(found["global_step"])
+        tf.logging.info("Evaluation results: %s", {**metrics, "global_step": step})
         figures = timing.statistics(self.hparams.eval_batch_size)
         figures["best"] = best.keep_if_best(
             self.model_dir, checkpoint, step, metrics["top_1_accuracy"]
         )
-        self.record("eval", checkpoint, step, metrics, figures)
+        self.record("eval", checkpoint, step, {**metrics, "images": images}, figures)
         curves.draw_or_warn(self.model_dir)
 
     def record(self, kind: str, checkpoint: str, step: int, metrics: dict, speed: dict):

@@ -91,7 +91,7 @@ def evaluate_module(chosen: settings.Settings):
     device = settings.choose_device(chosen)
     with pipeline.naming_bad_records():
         metrics = eval_from_hub(module_path, pipeline.input_fn, hparams, device)
-    amoeba_net_model.correct_loss(metrics, hparams, pipeline.num_images)
+    metrics["loss"], _ = amoeba_net_model.mean_loss(metrics["loss"], hparams, pipeline.num_images)
     tf.logging.info("Evaluation results: %s", metrics)
 
 
