@@ -44,21 +44,11 @@ def train_step(
         hparams: see `amoeba_net_model.build_hparams`.
         device: wraps the optimizer with what it needs, like loss scaling.
     """
-    # 1. Gradients. The replicas' are summed by the optimizer, or here if they are to be clipped.
+    # 1. Gradients, clipped if the hyper-parameters say so.
     optimizer = device.wrap_optimizer(build_optimizer(hparams, learning_rate))
     if hparams.on_nan == "skip" and not device.skips_steps:
         optimizer = nonfinite.SkippingOptimizer(optimizer)
-    gradients, variables = zip(
-        *optimizer.compute_gradients(
-            loss,
-            var_list=variables_to_train(hparams.trainable_variables),
-            gate_gradients=device.gate_gradients,
-        )
-    )
-    if hparams.gradient_clipping_by_global_norm > 0:
-        limit = hparams.gradient_clipping_by_global_norm
-        gradients, norm = replication.clip_by_global_norm(gradients, limit)
-        tf.summary.scalar("gradient_norm", norm)
+    gradients, variables = _compute_gradients(optimizer, loss, hparams, device)
 
     # 2. The weights. If the optimizer skips the step, the global step stays where it is.
     statistics, changes = _batch_statistics()
@@ -90,6 +80,22 @@ def train_step(
             return move(changes, tf.where(applied, weight, 0.0))
         # No mask: the statistics of a skipped step may be infinite, which an NPU does not compute.
         return tf.group(tf.cond(applied, lambda: move(changes, weight), tf.no_op))
+
+
+def _compute_gradients(optimizer, loss, hparams: HParams, device: Device) -> Tuple[list, list]:
+    """(gradients, variables); the replicas' are summed by the optimizer, or here if clipped."""
+    gradients, variables = zip(
+        *optimizer.compute_gradients(
+            loss,
+            var_list=variables_to_train(hparams.trainable_variables),
+            gate_gradients=device.gate_gradients,
+        )
+    )
+    if hparams.gradient_clipping_by_global_norm > 0:
+        limit = hparams.gradient_clipping_by_global_norm
+        gradients, norm = replication.clip_by_global_norm(gradients, limit)
+        tf.summary.scalar("gradient_norm", norm)
+    return gradients, variables
 
 
 def _batch_statistics() -> Tuple[List[tf.Variable], List[tf.Tensor]]:
