@@ -12,6 +12,7 @@ import os
 import sys
 from typing import Optional
 
+import numpy as np
 import tensorflow.compat.v1 as tf
 import tqdm
 from tensorflow.python.util import deprecation
@@ -383,7 +384,8 @@ class Run:
             if not self.device.is_chief:
                 self.shares.deliver(checkpoint, images, metrics)
                 return
-            images, metrics = self.shares.collect(checkpoint, images, metrics)
+            images, means = self.shares.collect(checkpoint, images, metrics)
+            metrics = {name: np.float32(mean) for name, mean in means.items()}
         step = int(found["global_step"])
         tf.logging.info("Evaluation results: %s", {**metrics, "global_step": step})
         figures = timing.statistics(self.hparams.eval_batch_size)

@@ -57,18 +57,20 @@ def train_step(
     if hparams.moving_average_decay > 0:
         averages = create_moving_averages(averaged_variables())
     next_step = global_step + 1  # A sum: a mere read may share the variable's memory.
-    with tf.control_dependencies([next_step, *changes]):
+    with tf.control_dependencies([tf.group(next_step, *changes)]):
         apply_gradients = optimizer.apply_gradients(list(zip(gradients, variables)), global_step)
 
     # 3. Batch-norm statistics, and then the averages of weights and statistics.
     def move(changes, weight):
-        moved = [
-            moving.assign_sub(change, read_value=False)
-            for moving, change in zip(statistics, changes)
-        ]
-        with tf.control_dependencies(moved):
+        moved = tf.group(
+            *(
+                moving.assign_sub(change, read_value=False)
+                for moving, change in zip(statistics, changes)
+            )
+        )
+        with tf.control_dependencies([moved]):
             moves = [move_average(average, variable, weight) for average, variable in averages]
-            return tf.group(*moved, *moves, name="moving_averages")
+            return tf.group(moved, *moves, name="moving_averages")
 
     with tf.control_dependencies([apply_gradients]):
         weight = average_weight(hparams.moving_average_decay, global_step)
