@@ -1,6 +1,7 @@
 """Choosing and setting up devices; the NPU with a stand-in for its adapter."""
 
 import glob
+import importlib
 import json
 import logging
 import os
@@ -37,12 +38,22 @@ def _model_fn(features, labels, mode, params):
     raise AssertionError("No graph is to be built.")
 
 
-def _run_config(calls, directory, options, save_checkpoints_steps=100, **kwargs):
-    """The keywords the run config got, for an estimator with these options."""
+def _estimator(directory, options, **kwargs):
     device = choosing.choose("npu", options)
-    estimator = device.estimator(_model_fn, str(directory), save_checkpoints_steps, **kwargs)
+    estimator = device.estimator(_model_fn, str(directory), save_checkpoints_steps=100, **kwargs)
     assert type(estimator).__name__ == "NPUEstimator"
+    return estimator
+
+
+def _run_config(calls, directory, options, **kwargs):
+    """The keywords the run config got, for an estimator with these options."""
+    _estimator(directory, options, **kwargs)
     return [arguments for name, arguments in calls if name == "NPURunConfig"][-1]
+
+
+def _openers(calls):
+    """Who opened sessions on the NPU."""
+    return [arguments["opened_by"] for name, arguments in calls if name == "Session"]
 
 
 @pytest.fixture
@@ -151,8 +162,6 @@ def test_dump_of_overflowing_operators(tmp_path):
 @pytest.mark.parametrize(
     "flag, value",
     [
-        ("op_compiler_cache_dir", "cache"),
-        ("fusion_switch_file", "switches.json"),
         ("deterministic", True),
         ("aoe_mode", "2"),
         ("precision_mode", "mixed_float16"),
@@ -160,26 +169,39 @@ def test_dump_of_overflowing_operators(tmp_path):
     ],
 )
 def test_flag_the_adapter_has_no_keyword_for(flag, value, tmp_path):
-    (tmp_path / "switches.json").write_text("{}")
-    if flag.endswith(("_dir", "_file")):
-        value = str(tmp_path / value)
     with installed("older") as calls, pytest.raises(UserError) as error:
         _run_config(calls, tmp_path, Options(**{flag: value}))
-    assert f"--{flag}={value}" in str(error.value) and "adapter 1.2" in str(error.value)
+    assert f"--{flag}={value}" in str(error.value) and "adapter v1.15.0" in str(error.value)
+
+
+def test_files_the_older_adapter_takes(tmp_path):
+    switches = tmp_path / "switches.json"
+    switches.write_text("{}")
+    flags = {"op_compiler_cache_dir": str(tmp_path / "cache"), "fusion_switch_file": str(switches)}
+    with installed("older") as calls:
+        config = _run_config(calls, tmp_path, Options(**flags))
+        assert flags.items() <= config.items()
+        lists = {"precision_mode": "allow_mix_precision", "modify_mixlist": str(switches)}
+        with pytest.raises(UserError, match=r"--modify_mixlist=.* v1\.15\.0 has no modify_mixlist"):
+            _run_config(calls, tmp_path, Options(**lists))
 
 
 @pytest.mark.parametrize("mode", options.PRECISION_MODES)
 def test_newer_adapter_takes_every_precision_mode(mode, tmp_path):
     with installed("newer") as calls:
-        config = _run_config(calls, tmp_path, Options(precision_mode=mode))
+        estimator = _estimator(tmp_path, Options(precision_mode=mode))
+        with tf.Graph().as_default(), tf.Session(config=estimator.config.session_config) as npu:
+            npu.run(tf.constant(0))  # Then the adapter checks it.
+        config = dict(calls)["NPURunConfig"]
     assert [config.get("precision_mode"), config.get("precision_mode_v2")].count(mode) == 1
     assert ("precision_mode_v2" in config) == (mode in ("fp16", "origin") or mode[:6] == "mixed_")
 
 
 def test_refusal_of_the_adapter_is_the_users_to_mend(tmp_path):
-    options = Options(npu_iterations_per_loop=3)
-    with installed() as calls, pytest.raises(UserError, match=r"1\.10 does not take .* multiple"):
-        _run_config(calls, tmp_path, options, save_checkpoints_steps=100)
+    cluster = {"cluster": {"chief": ["localhost:2222"]}}
+    match = r"v1\.15\.0 does not take these settings: .*parameter servers"
+    with installed(TF_CONFIG=json.dumps(cluster)), pytest.raises(UserError, match=match):
+        _estimator(tmp_path, Options())
 
 
 def test_variables_that_load_weights_are_pointed_out(log):
@@ -232,7 +254,7 @@ def test_fixed_loss_scale_and_none():
         assert name == "NPULossScaleOptimizer"
         assert made[0] == (
             "FixedLossScaleManager",
-            {"loss_scale": 1024.0, "enable_overflow_check": True},
+            {"loss_scale": 1024.0},
         )
         assert _wrap(calls, Options(loss_scale="none"))[0] == "GradientDescentOptimizer"
         assert not choosing.choose("npu", Options(loss_scale="none")).skips_steps
@@ -275,8 +297,13 @@ def test_devices_that_a_chief_collects():
         "CM_WORKER_SIZE": "4",
         "CM_WORKER_IP": "10.0.0.1",
     }
-    with installed(ASCEND_DEVICE_ID="2", **chief):
+    with installed("newer", ASCEND_DEVICE_ID="2", **chief) as calls:
         assert choosing.choose("npu").sharding() == (4, 2)
+        assert _openers(calls) == ["npu.py:_rank_from_hccl"]
+        # The system went with that session: nobody else could ask.
+        assert importlib.import_module("npu_bridge.npu_init").get_rank_id() == 0xFFFFFFFF
+    with installed("current", **chief), pytest.raises(UserError, match="not know the CM_ variab"):
+        choosing.choose("npu")
     with installed(RANK_SIZE="4", **chief), pytest.raises(UserError, match="are both set"):
         choosing.choose("npu")
     del chief["CM_CHIEF_PORT"]
@@ -338,6 +365,7 @@ def test_checkpoints_are_saved_between_loops():
         ({"modify_mixlist": "list.json"}, "--modify_mixlist goes with mixed precision"),
         ({"dump_step": "1"}, "--dump_step needs --dump_dir"),
         ({"dump_dir": "/tmp", "dump_step": "0,5"}, "--dump_step=0,5: expected"),
+        ({"dump_dir": "/tmp", "dump_step": "3-2"}, "--dump_step=3-2: expected"),
         ({"fusion_switch_file": "/nowhere.json"}, "--fusion_switch_file=/nowhere.json cannot"),
     ],
 )

@@ -74,6 +74,12 @@ class Npu(Device):
         HCCL knows it once a session has initialised the system, and only as long as there is one.
         """
         module = self._adapter.module
+        if not hasattr(module.util, "get_ranksize"):
+            # Up to r1.11.0 its Python sees RANK_SIZE alone, and would not average gradients.
+            raise UserError(
+                f"The Ascend {self._adapter} does not know the CM_ variables: use RANK_SIZE, "
+                "RANK_ID and RANK_TABLE_FILE, or an adapter from r1.12.0 on."
+            )
         with tf.Graph().as_default():
             start, stop = module.npu_ops.initialize_system(), module.npu_ops.shutdown_system()
             with tf.Session(config=_npu_session_config()) as session:
@@ -225,7 +231,7 @@ class _Adapter(NamedTuple):
 
     def fixed_manager(self, scale: float):
         if self.package == "npu_bridge":
-            return self.module.FixedLossScaleManager(scale, enable_overflow_check=True)
+            return self.module.FixedLossScaleManager(scale)  # It looks for overflows.
         return loss_scale.FixedLossScale(scale)
 
     def scale_loss(self, optimizer, manager, is_distributed: bool):

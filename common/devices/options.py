@@ -75,10 +75,18 @@ def check(options: Options):
     for flag in ("dump_step", "dump_debug"):
         if getattr(options, flag) and not options.dump_dir:
             raise UserError(f"--{flag} needs --dump_dir: where to write what is dumped.")
-    steps = r"\d+(-\d+)?"
-    if options.dump_step and not re.fullmatch(rf"{steps}(\|{steps})*", options.dump_step):
+    if options.dump_step:
+        _check_dump_step(options.dump_step)
+
+
+def _check_dump_step(text: str):
+    """Checks what the adapter would not before the first step (npu_attrs.cc)."""
+    parts = text.split("|")
+    matches = [re.fullmatch(r"(\d+)(?:-(\d+))?", part) for part in parts]
+    if not all(m and (not m[2] or int(m[1]) < int(m[2])) for m in matches) or len(parts) > 100:
         raise UserError(
-            f"--dump_step={options.dump_step}: expected steps and ranges between bars, like 0|5-10."
+            f"--dump_step={text}: expected at most 100 steps and ascending ranges between bars, "
+            "like 0|5-10."
         )
 
 

@@ -1,25 +1,32 @@
-"""A stand-in for Huawei's TensorFlow 1.15 adapter, for tests on machines without an Ascend card.
+"""A stand-in for Huawei's TensorFlow adapter `npu_bridge`, for machines without an Ascend card.
 
-It has the adapter's public names and signatures, writes down how they are called, and lets
-TensorFlow run on the CPU. The environment chooses what it is:
+It does what the project can notice of the real one, as strictly, and runs the graph on the CPU.
+It was written from reading and running the adapter's Python, github.com/Ascend/tensorflow at
+commit 085a7b2 (15 December 2023), and from reading its C++; the head of each module names the
+source files of what it does. Paths are below tf_adapter/python/npu_bridge/ if they end in .py, and
+below tf_adapter/ if they end in .cc. What has not been seen of the real one is strict here.
 
-  NPU_STAND_IN          release to be like: older, current (the default) or newer
-  NPU_STAND_IN_RECORD   file that every call is appended to, one JSON object a line
+Left out: eager execution, parameter servers, Keras, Horovod, tailing optimization and weight
+update sharding, `NPUEstimatorSpec` with its host calls, what GE compiles or refuses.
+
+The environment says what it is like:
+
+  NPU_STAND_IN           release: older (r1.2.0), current (r1.10.0, the default), newer (r1.15.0)
+  NPU_STAND_IN_RECORD    file that every call is appended to, one JSON object a line
+  NPU_STAND_IN_OVERFLOW  the steps of the process, counted from 0 and skipped ones too, after which
+                         the float status tells of an overflow: like 1 or 0,3-5 or 7- or 0-
+  NPU_STAND_IN_HCCL      an empty directory through which the ranks exchange gradients, status and
+                         initial weights; without it each takes the others' for its own
 """
 
-import json
 import os
 
-RELEASE = os.environ.get("NPU_STAND_IN", "current")
-__version__ = {"older": "1.2", "current": "1.10", "newer": "1.13"}[RELEASE]
+# helper/helper.py: the same in every release.
+__version__ = "v1.15.0"
+RELEASE = {"older": (1, 2), "current": (1, 10), "newer": (1, 15)}[
+    os.environ.get("NPU_STAND_IN", "current")
+]
 
-calls = []  # (name, arguments), oldest first.
+from . import device  # noqa: E402 (needs the release)
 
-
-def record(callee, **arguments):
-    """Writes down one call."""
-    calls.append((callee, arguments))
-    path = os.environ.get("NPU_STAND_IN_RECORD")
-    if path:
-        with open(path, "a") as f:
-            f.write(json.dumps([callee, arguments], default=str) + "\n")
+device.load()  # helper/helper.py loads the library when the package is imported.

@@ -1,0 +1,1 @@
+"""What is public (python/npu_device/_api)."""
