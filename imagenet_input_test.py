@@ -2,6 +2,7 @@
 
 import collections
 import io
+import itertools
 import os
 import re
 import shutil
@@ -18,6 +19,8 @@ import imagenet_input
 from common import results
 from common.data import tfrecords
 from common.errors import UserError
+from scripts import check_data
+from scripts.faults import fuzz_input
 
 NUM_CLASSES = 101
 IMAGES = 40
@@ -304,9 +307,33 @@ def test_bad_file(tmp_path, warnings, kind, is_training):
     assert [line for line in warnings if re.search(re.escape(path) + ": " + problem, line)]
 
 
-def test_png_in_a_jpegs_place_is_no_damage(tmp_path):
-    _write(tmp_path, replaced={3: _example(3, _encode(3, "PNG"))})
-    assert sorted(_train(tmp_path, 5)[1]) == list(range(1, IMAGES + 1))
+def test_what_training_takes_is_sound_and_what_it_refuses_is_damage(tmp_path, warnings):
+    """Images of all formats, whole and cut off, are the same to training and to check_data.py."""
+    *whole, bmp_of_1_bit = fuzz_input.base_images()
+    damaged = [*(image[: len(image) // 2] for image in whole), bmp_of_1_bit]
+    images = [*whole, *damaged, whole[0] + b"tail"]
+    path = str(tmp_path / tfrecords.shard_name("train", 0, 1))
+    records = [
+        *(_example(label, image) for label, image in enumerate(images, 1)),
+        # Feature names that are not UTF-8 are nothing to training, nor are features twice.
+        _example(len(images) + 1).SerializeToString().replace(b"colorspace", b"\xff" * 10),
+        _example(1).SerializeToString() + _example(len(images) + 2).SerializeToString(),
+    ]
+    tfrecords.write_shard(path, records)
+    values = {"num_train_images": len(records), "on_bad_record": "skip", "max_bad_fraction": 1.0}
+    trained = set(_train(tmp_path, 20, **values)[1])
+    assert trained == {*range(1, len(whole) + 1), *range(len(images), len(records) + 1)}
+    report = check_data.check_shard(path, NUM_CLASSES)
+    assert set(report.labels) == trained
+    assert {damage.record + 1 for damage in report.damage} == set(
+        range(1, len(records) + 1)
+    ) - trained
+    for damage in report.damage:
+        assert [line for line in warnings if f"record {damage.record} {damage.reason}." in line]
+    with imagenet_input.RecordChecker(NUM_CLASSES) as checker:
+        sound = [record.SerializeToString() for record in records[: len(whole)]]
+        formats = [checked.image_format for checked in checker.check(sound)]
+    assert [len(list(group)) for _, group in itertools.groupby(formats)] == [5, 7, 2, 4]
 
 
 def test_skip_stops_at_the_tolerated_fraction(tmp_path):

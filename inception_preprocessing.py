@@ -132,6 +132,15 @@ def central_window(image_shape: tf.Tensor) -> tf.Tensor:
     return tf.concat([begin, image_shape[:2] - 2 * begin], axis=0)
 
 
+def whole(image_shape: tf.Tensor) -> tf.Tensor:
+    """All of an image, as int32 [top, left, height, width] in pixels.
+
+    Args:
+        image_shape: int32 [height, width, channels].
+    """
+    return tf.concat([[0, 0], image_shape[:2]], axis=0)
+
+
 def _cut(image: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
     begin = tf.concat([window[:2], [0]], axis=0)
     size = tf.concat([window[2:], [3]], axis=0)

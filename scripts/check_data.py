@@ -10,6 +10,7 @@ is only noted: an image of another format than JPEG in a JPEG's place, a class w
 """
 
 import collections
+import functools
 import json
 import os
 import sys
@@ -23,14 +24,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import tensorflow.compat.v1 as tf
 import tqdm
 from absl import app, flags
-from google.protobuf.message import DecodeError
 
+import imagenet_input
 from common import files, imagenet
 from common.data import parallel, tfrecords
 from common.errors import UserError
 
 MAX_DAMAGE_LINES = 50
-_SIGNATURES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP"}
+_CHECKED_TOGETHER = 256
 
 # One thing wrong. file: base name, or None for the whole split; record: from 0, or None.
 Damage = collections.namedtuple("Damage", "file record reason")
@@ -44,7 +45,7 @@ class SplitReport:
       missing: names of files that are not there.
       records: number of records that could be read, whatever is in them.
       bytes: size of the files.
-      labels: Counter of the labels that are legal.
+      labels: Counter of the labels of sound records.
       notes: Counter of harmless oddities.
       damage: list of Damage.
     """
@@ -58,6 +59,16 @@ class SplitReport:
         """Adds the counts and the damage of another report, of a single shard."""
         for name in ("shards", "records", "bytes", "labels", "notes", "damage"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def add_record(self, file, checked):
+        """Adds the next record of a file, as a RecordChecker found it."""
+        if checked.problem:
+            self.damage.append(Damage(file, self.records, checked.problem))
+        else:
+            self.labels[checked.label] += 1
+            if checked.image_format != "JPEG":
+                self.notes[f"{checked.image_format} in a JPEG's place"] += 1
+        self.records += 1
 
     def as_dict(self):
         """Returns the report in types that JSON has."""
@@ -89,12 +100,11 @@ def check_shard(path, num_label_classes, expected=None):
     report.bytes, digest = tfrecords.file_checksum(path)
     records, problem = tfrecords.scan_shard(path)
     try:
-        for record in tf.io.tf_record_iterator(path):
+        for batch in _batches(tf.io.tf_record_iterator(path)):
             if parallel.stopping():
                 return report
-            for reason in _check_record(record, num_label_classes, report):
-                report.damage.append(Damage(name, report.records, reason))
-            report.records += 1
+            for checked in _checker(os.getpid(), num_label_classes).check(batch):
+                report.add_record(name, checked)
     except tf.errors.DataLossError as error:
         if report.records < records:
             reason = f"is not as it was written: {error.message}"
@@ -108,69 +118,26 @@ def check_shard(path, num_label_classes, expected=None):
     return report
 
 
-def _check_record(record, num_label_classes, report):
-    """Yields what is wrong with a record; counts its label and notes."""
+@functools.lru_cache(maxsize=1)
+def _checker(process, num_label_classes):
+    """The checker of this process; a session does not survive a fork."""
+    return imagenet_input.RecordChecker(num_label_classes)
+
+
+def _batches(records):
+    """Lists of records; the last one also if the iterator fails behind it."""
+    batch = []
     try:
-        feature = tf.train.Example.FromString(record).features.feature
-    except DecodeError:
-        yield "is not a tf.train.Example"
-        return
-    labels = feature["image/class/label"].int64_list.value
-    if len(labels) != 1:
-        yield f"has {len(labels)} integers as image/class/label; 1 is expected"
-    elif not 1 <= labels[0] < num_label_classes:
-        yield f"has label {labels[0]}; 1..{num_label_classes - 1} are legal"
-    else:
-        report.labels[labels[0]] += 1
-    images = feature["image/encoded"].bytes_list.value
-    if len(images) != 1 or not images[0]:
-        yield "has no image: image/encoded is not there or empty"
-        return
-    kind = _format(images[0])
-    problem = _decoder().problem(images[0])
-    if problem:
-        yield f"has an image ({kind}) that cannot be decoded: {problem}"
-    elif kind != "JPEG":
-        report.notes[f"{kind} in a JPEG's place"] += 1
-
-
-def _format(encoded):
-    return next((k for s, k in _SIGNATURES.items() if encoded.startswith(s)), "unknown format")
-
-
-class _Decoder:
-    """TensorFlow's image decoder, which is the one that has to manage in training."""
-
-    def __init__(self):
-        graph = tf.Graph()
-        with graph.as_default():
-            self._encoded = tf.placeholder(tf.string, [])
-            # Only the shape leaves the graph, but all the pixels are decoded for it.
-            self._shape = tf.shape(tf.image.decode_jpeg(self._encoded, channels=3))
-        config = tf.ConfigProto(
-            intra_op_parallelism_threads=1,
-            inter_op_parallelism_threads=1,
-            device_count={"GPU": 0},
-        )
-        self._session = tf.Session(graph=graph, config=config)
-
-    def problem(self, encoded):
-        """Returns None, or why an image cannot be decoded."""
-        try:
-            self._session.run(self._shape, {self._encoded: encoded})
-        except tf.errors.InvalidArgumentError as error:
-            return error.message.splitlines()[0]
-        return None
-
-
-_decoders = {}
-
-
-def _decoder():
-    """Returns this process's decoder; sessions do not survive a fork."""
-    if os.getpid() not in _decoders:
-        _decoders[os.getpid()] = _Decoder()
-    return _decoders[os.getpid()]
+        for record in records:
+            batch.append(record)
+            if len(batch) == _CHECKED_TOGETHER:
+                yield batch
+                batch = []
+    except tf.errors.DataLossError:
+        yield batch
+        raise
+    if batch:
+        yield batch
 
 
 def _compare_with_info(report, name, digest, expected):

@@ -152,6 +152,19 @@ def test_every_damage_is_located(data_dir):
     assert not result["ok"]
 
 
+@pytest.mark.parametrize("together", [1, 2, 4, 100])
+def test_records_before_damage_are_checked(data_dir, monkeypatch, together):
+    """However many are checked together."""
+    monkeypatch.setattr(check_data, "_CHECKED_TOGETHER", together)
+    records = [_example(1), _example(2), _example(0), _example(4), _example(5), _example(6)]
+    (path,) = _write(data_dir, [records])
+    size = len(path.read_bytes()) // len(records)
+    _flip(path, 4 * size + 300)
+    report = check_data.check_shard(str(path), 1001)
+    assert report.records == 4 and sorted(report.labels) == [1, 2, 4]
+    assert [damage.record for damage in report.damage] == [2, 4]
+
+
 class TestWithDatasetInfo:
     @pytest.fixture
     def data_dir(self, tmp_path):
