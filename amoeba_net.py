@@ -6,20 +6,14 @@
 settings.py turns the flags into three typed values, and run.py runs one of the modes with them.
 """
 
-import sys
-
-import tensorflow.compat.v1 as tf
 from absl import app, flags
 
 import model_specs
 import run
 import settings
-from common.checkpoints import storage
+from common import process
 from common.data import allocator
 from common.devices import options
-from common.distribution import cluster
-from common.errors import UserError
-from common.hooks import interruption
 
 _DEFAULTS = settings.defaults()
 
@@ -154,10 +148,7 @@ _float(
     1.0,
 )
 _float(
-    "batch_norm_decay",
-    "Decay of the moving mean and variance of batch normalization.",
-    0.0,
-    1.0,
+    "batch_norm_decay", "Decay of the moving mean and variance of batch normalization.", 0.0, 1.0
 )
 _float("batch_norm_epsilon", "Number that batch normalization adds to the variance.", 0.0)
 _float(
@@ -177,8 +168,8 @@ _enum(
 _integer("max_nan_steps", "With --on_nan=skip: the most steps in a row that may be skipped.", 1)
 _integer(
     "max_skipped_steps",
-    "Training ends after this many steps in a row that loss scaling skipped because gradients "
-    "overflowed.",
+    "Training ends if loss scaling skips more than this many steps in a row because gradients "
+    "overflow.",
     1,
 )
 
@@ -308,26 +299,13 @@ FLAGS = flags.FLAGS
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Expected flags only, got {argv[1]!r}.")
-    run.set_up_process()
+    process.set_up()
     chosen = settings.from_flags(FLAGS)
-    try:
+    with process.exiting_with_a_sentence(argv[0], chosen.run.results_dir):
         settings.prepare(chosen)
         device = settings.choose_device(chosen)
         allocator.keep_large_buffers()
         run.run_mode(chosen.hparams, device, chosen.run)
-    except cluster.LostPeerError as error:
-        cluster.end_process(error)
-    except UserError as error:
-        sys.exit(f"amoeba_net.py: {error}")
-    except interruption.Interrupted as error:
-        tf.logging.warning("%s The same command goes on from there.", error)
-        sys.exit(interruption.EXIT_STATUS)
-    except (OSError, ValueError, tf.errors.OpError) as error:
-        directory = None if chosen.run.only_reads_checkpoint else chosen.run.model_dir
-        explanation = storage.explain(error, directory)
-        if not explanation:
-            raise
-        sys.exit(f"amoeba_net.py: {explanation}")
 
 
 if __name__ == "__main__":

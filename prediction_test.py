@@ -229,23 +229,10 @@ def test_half_written_checkpoint(tiny_model, damage, part, tmp_path):
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    "flags, message",
-    [
-        (["--mode=export", "--model_dir={}"], "--export_dir is missing: where"),
-        (["--mode=export", "--model_dir={}", "--export_dir={}"], "There is no checkpoint in {}:"),
-        (
-            ["--mode=export", "--model_dir={}", "--export_dir={}", "--export_format=onnx"],
-            "--export_format=onnx: expected saved_model or frozen_graph.",
-        ),
-        (["--mode=eval", "--model_dir={}", "--data_dir={}", "--image_paths=a"], "--image_paths is"),
-        (
-            ["--mode=predict", "--model_dir={}", "--image_paths=a", "--predictions_file={}/b/c"],
-            "--predictions_file={}/b/c: expected a file in a directory that exists.",
-        ),
-    ],
-)
-def test_wrong_flags(tiny_model, tmp_path, flags, message):
-    done = run_program(tiny_model, *(flag.format(tmp_path) for flag in flags))
+def test_export_without_a_checkpoint(tiny_model, tmp_path):
+    done = run_program(
+        tiny_model, "--mode=export", f"--model_dir={tmp_path}", f"--export_dir={tmp_path}"
+    )
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith(f"amoeba_net.py: {message.format(tmp_path)}")
+    message = f"amoeba_net.py: There is no checkpoint in {tmp_path}:"
+    assert done.stderr.splitlines()[-1].startswith(message)

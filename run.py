@@ -1,12 +1,11 @@
 """The program's modes: train, eval, train_and_eval, predict, export.
 
-They take the model's, the device's and the run's settings as typed values; see `settings`.
+They take typed values: the hyper-parameters, the device, and the options of the run.
 """
 
 import contextlib
 import functools
 import gc
-import logging
 import math
 import os
 import sys
@@ -15,7 +14,6 @@ from typing import Optional
 import numpy as np
 import tensorflow.compat.v1 as tf
 import tqdm
-from tensorflow.python.util import deprecation
 
 import amoeba_net_model
 import model_builder
@@ -36,15 +34,15 @@ from settings import RunOptions
 
 _ACCURACIES = ("top_1_accuracy", "top_5_accuracy")
 _NAN_ADVICE = {
-    "stop": "Lower --lr, or leave such steps out with --on_nan=skip.",
+    "stop": "Lower --lr, or skip such steps with --on_nan=skip.",
     "skip": "Lower --lr, or start from an earlier checkpoint.",
 }
 
 
 def run_mode(hparams: HParams, device: Device, options: RunOptions):
-    """Does what --mode says; training alone in its directory, and until a signal comes."""
+    """Runs one mode. A training locks its directory, and stops in order when a signal arrives."""
     if device.is_evaluator and options.trains:
-        options = options._replace(mode="eval", export_dir=None)  # Exporting is the chief's.
+        options = options._replace(mode="eval", export_dir=None)  # The chief exports.
     if not device.is_chief and not options.trains:
         tf.logging.info("Rank %d leaves this to rank 0.", device.rank)
         return
@@ -68,18 +66,8 @@ def run_mode(hparams: HParams, device: Device, options: RunOptions):
             run.export()
 
 
-def set_up_process():
-    """Lets TensorFlow log what goes on, each line once, and build graphs fast."""
-    # They are about TensorFlow's own code, and looking for them takes a fifth of graph building.
-    deprecation._PRINT_DEPRECATION_WARNINGS = False
-    tf.logging.set_verbosity(tf.logging.INFO)
-    logging.getLogger("tensorflow").propagate = False  # absl's handler would repeat each line.
-    # Graphs are many objects that stay: looking for garbage among them takes a fifth of building.
-    gc.set_threshold(100_000)
-
-
 class Run:
-    """One run of the program: the model, its Estimator and its two inputs."""
+    """One run of the program: the model, its Estimators, and its two input pipelines."""
 
     def __init__(
         self,
@@ -145,21 +133,28 @@ class Run:
         )
 
     def check_device(self):
-        """Checks batches and steps against the devices that train together."""
+        """Checks that the settings suit the devices."""
+        data_format = self.hparams.data_format
+        if self.options.mode != "export" and data_format not in self.device.data_formats:
+            raise UserError(
+                f"--data_format={data_format}: the {self.device.name.upper()} supports "
+                f"{' and '.join(self.device.data_formats)} only."
+            )
         if not self.options.trains:
             return
         devices = self.device.num_devices
         if self.hparams.train_batch_size % devices:
             raise UserError(
-                f"--train_batch_size={self.hparams.train_batch_size} does not divide by the "
-                f"{devices} devices: it counts the images of all of them together."
+                f"--train_batch_size={self.hparams.train_batch_size} is not a multiple of the "
+                f"{devices} devices: it is the number of images on all of them together."
             )
         self.device.check_save_steps(self.checkpoint_steps)
         if self.hparams.on_nan == "skip" and self.device.replicates:
             raise UserError(
-                f"--on_nan=skip is for one device, and these are {devices}: use --on_nan=stop."
+                f"--on_nan=skip works with one device only, and there are {devices}: use "
+                "--on_nan=stop."
             )
-        # Ranks that start from different steps would wait for each other in the end, forever.
+        # Ranks that start at different steps would wait for each other forever at the end.
         chief = selection.latest(self.options.model_dir)
         chief_step = reading.global_step(chief) if chief else 0
         if chief_step != self.current_step():
@@ -174,7 +169,7 @@ class Run:
         self.train(self.train_steps)
 
     def eval_mode(self):
-        """Evaluates each checkpoint as it appears, until that of the last step."""
+        """Evaluates each checkpoint as it appears, up to that of the last step."""
         if self.options.checkpoint_path:
             self.evaluate(selection.resolve(self.options.checkpoint_path))
             return
@@ -188,7 +183,7 @@ class Run:
                     return
 
     def train_and_eval_mode(self):
-        """Evaluates every `num_epochs_per_eval` epochs; a finished run once."""
+        """Trains and evaluates in turn; evaluates a finished run once."""
         step = self.current_step()
         if step >= self.train_steps:
             tf.logging.info("Training has finished already, at step %d.", step)
@@ -200,15 +195,15 @@ class Run:
             and step % self.steps_per_eval == 0
             and not results.is_evaluated(self.options.model_dir, step)
         ):
-            self.evaluate(selection.latest(self.model_dir))  # It ended before it could.
+            self.evaluate(selection.latest(self.model_dir))  # The run ended before it evaluated.
         while step < self.train_steps:
-            # Whole multiples, so that a resumed run evaluates where an undisturbed one does.
+            # Multiples, so that a resumed run evaluates at the same steps as an uninterrupted one.
             step = min((step // self.steps_per_eval + 1) * self.steps_per_eval, self.train_steps)
             self.train(step)
             self.evaluate(selection.latest(self.model_dir))
 
     def train_together(self) -> int:
-        """Trains with other processes; an evaluator among them evaluates, else the chief does."""
+        """Trains with other processes; evaluates at the end unless there is an evaluator."""
         self.train(self.train_steps)
         if not self.device.cluster.has_evaluator:
             self.evaluate(selection.latest(self.model_dir))
@@ -251,7 +246,7 @@ class Run:
             raise UserError(f"{failed} of {len(paths)} images could not be read; see above.")
 
     def export(self):
-        """Exports the checkpoint in all formats asked for."""
+        """Exports the checkpoint in all formats of --export_format."""
         labels = serving.class_names(self.options.data_dir, self.hparams.num_label_classes)
         args = (self.checkpoint_to_read(), self.hparams, self.options.export_dir, labels)
         if "saved_model" in self.options.export_format:
@@ -268,16 +263,16 @@ class Run:
     # Steps of a mode -----------------------------------------------------------------------------
 
     def checkpoint_to_read(self) -> str:
-        """The checkpoint that is asked for, else the latest."""
+        """The checkpoint of --checkpoint_path, or the latest."""
         return selection.resolve(self.options.checkpoint_path or self.model_dir)
 
     def current_step(self) -> int:
-        """Step of the latest checkpoint, 0 if there is none."""
+        """Step of the latest checkpoint; 0 if there is none."""
         latest = selection.latest(self.model_dir)
         return reading.global_step(latest) if latest else 0
 
     def train(self, max_steps: int):
-        """Trains until the global step `max_steps`, from wherever the latest checkpoint is."""
+        """Trains from the latest checkpoint to the global step `max_steps`."""
         if self.current_step() >= max_steps:
             tf.logging.info("Step %d is reached already: nothing to train.", max_steps)
             return
@@ -324,7 +319,7 @@ class Run:
             )
 
     def stop_file(self) -> Optional[str]:
-        """Where processes that train together agree on the step to stop at."""
+        """The file in which processes that train together agree on the step to stop at."""
         if self.device.num_devices == 1 or not os.path.isdir(self.options.model_dir):
             return None
         return os.path.join(self.options.model_dir, ".stop_step")
@@ -352,7 +347,7 @@ class Run:
     def saving_listeners(self) -> list:
         guard = storage.DirectoryGuard(self.model_dir)
         if self.device.skips_steps:
-            return [guard]  # Nothing that is not finite gets into its variables.
+            return [guard]  # Its variables are always finite.
         last_checkpoint = functools.partial(selection.latest, self.model_dir)
         return [
             guard,
@@ -360,7 +355,7 @@ class Run:
         ]
 
     def evaluate(self, checkpoint: str):
-        """Evaluates the moving averages of one checkpoint over the validation images."""
+        """Evaluates the moving averages of one checkpoint on the validation images."""
         if self.shares:  # All ranks evaluate rank 0's weights, with its statistics.
             path = os.path.join(self.options.model_dir, os.path.basename(checkpoint))
             checkpoint = self.shares.checkpoint(path)
@@ -396,9 +391,9 @@ class Run:
         curves.draw_or_warn(self.model_dir)
 
     def record(self, kind: str, checkpoint: str, step: int, metrics: dict, speed: dict):
-        """Adds what was done to results.json."""
-        gc.collect()  # A round's graph is garbage in cycles, of 100 MB, and collecting is rare.
-        allocator.return_free_memory()  # The next graph does not fit into its pieces.
+        """Appends a record to results.json."""
+        gc.collect()  # The last graph: 100 MB of reference cycles.
+        allocator.return_free_memory()  # The next graph would not fit into the gaps.
         if not self.device.writes:
             return
         results.append_result(

@@ -1,9 +1,10 @@
-"""From the flags to three typed values: the model's settings, the device's and the run's.
+"""Turns the flags into three typed values: the settings of the model, the device, and the run.
 
-The entry points define the flags and pass their values here; nothing below sees them. A flag that
-does not fit is a UserError, before any graph is built.
+The entry points define the flags; no other module sees them. A wrong value raises a UserError that
+names the flag, the value, and what is legal, before a graph is built.
 """
 
+import math
 import os
 import re
 from typing import Any, Dict, FrozenSet, NamedTuple, Optional, Sequence
@@ -28,10 +29,10 @@ from common.hparams import HParams
 
 MODES = ("train", "eval", "train_and_eval", "predict", "export")
 
-# Flags that are kept from the TPU original and have no effect.
+# Flags of the TPU original that are accepted but have no effect.
 WITHOUT_EFFECT = ("use_tpu", "enable_hostcall", "num_shards", "distributed_group_size")
 
-# Bounds that the value itself may not reach, which absl's bounds cannot say.
+# Exclusive bounds, which absl does not have.
 ABOVE_0 = (
     "num_epochs",
     "lr",
@@ -44,14 +45,14 @@ BELOW_1 = ("moving_average_decay", "batch_norm_decay")
 
 
 class RunOptions(NamedTuple):
-    """Settings of a run: what to do, where, and how often. Each is a flag of the same name."""
+    """Settings of the run: what to do, where, and how often. Each is a flag of the same name."""
 
     mode: str = "train_and_eval"  # One of MODES.
     accelerator: str = "auto"  # One of common.devices.options.NAMES.
     # Files.
     data_dir: Optional[str] = None
     model_dir: Optional[str] = None
-    checkpoint_path: Optional[str] = None  # The checkpoint to read; None: the latest.
+    checkpoint_path: Optional[str] = None  # None: the latest in model_dir.
     export_dir: Optional[str] = None
     export_format: Sequence[str] = ("saved_model",)  # Of serving.FORMATS.
     add_warmup_requests: bool = False
@@ -59,9 +60,9 @@ class RunOptions(NamedTuple):
     inference_batch_sizes: Sequence[int] = (8,)
     image_paths: Sequence[str] = ()
     predictions_file: Optional[str] = None
-    # Training; `prepare` has applied the scaling to the hyper-parameter `lr`.
-    train_steps: int = 0  # 0: as many as num_epochs has.
-    lr_scaling: str = "none"  # Or 'linear'.
+    # Training.
+    train_steps: int = 0  # 0: num_epochs decides.
+    lr_scaling: str = "none"  # Or 'linear': `scale_learning_rate` has changed the model's `lr`.
     lr_base_batch_size: int = 1024
     max_nan_steps: int = 10
     max_skipped_steps: int = 100
@@ -79,8 +80,13 @@ class RunOptions(NamedTuple):
 
     @property
     def only_reads_checkpoint(self) -> bool:
-        """Whether the run needs a checkpoint, but no data set and no room for results."""
+        """Whether the run needs a checkpoint but neither a data set nor a place for results."""
         return self.mode == "export" or (self.mode == "predict" and bool(self.image_paths))
+
+    @property
+    def results_dir(self) -> Optional[str]:
+        """The directory that the run writes checkpoints and results to; None if it does not."""
+        return None if self.only_reads_checkpoint else self.model_dir
 
     @property
     def checkpoint_steps(self) -> int:
@@ -89,13 +95,13 @@ class RunOptions(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """All settings, each flag in exactly one of the first three.
+    """All settings; each flag is in exactly one of the first three attributes.
 
     Attributes:
-        hparams: the model's.
-        device: the device's.
-        run: the run's.
-        given: names of the flags that the user has set.
+        hparams: settings of the model.
+        device: settings of the device.
+        run: settings of the run.
+        given: names of the flags that the user set.
     """
 
     hparams: HParams
@@ -105,13 +111,13 @@ class Settings(NamedTuple):
 
 
 def defaults() -> Dict[str, Any]:
-    """The default of every setting, by name; some hyper-parameters have no flag."""
+    """The defaults of all settings by name."""
     hparams = amoeba_net_model.default_hparams().values()
     return {**hparams, **Options()._asdict(), **RunOptions()._asdict()}
 
 
 def from_flags(flags: FlagValues) -> Settings:
-    """The settings as the flags say, not yet checked."""
+    """The settings in the flags, unchecked."""
     hparams = amoeba_net_model.default_hparams()
     for name in hparams.values():
         if name in flags:
@@ -125,7 +131,7 @@ def from_flags(flags: FlagValues) -> Settings:
 
 
 def prepare(settings: Settings):
-    """Checks all settings, and completes the hyper-parameters from the data set."""
+    """Checks all settings, and completes the hyper-parameters."""
     take_dataset_info(settings)
     check(settings.hparams, settings.run)
     scale_learning_rate(settings)
@@ -133,18 +139,18 @@ def prepare(settings: Settings):
 
 
 def choose_device(settings: Settings) -> Device:
-    """The device to run on; exports need no other than the CPU."""
+    """The device to run on; an export always runs on the CPU."""
     found = cluster.from_environment()
     if settings.run.mode == "export":
         return Cpu(cluster=found)
     return choosing.choose(settings.run.accelerator, settings.device, found)
 
 
-# Completing --------------------------------------------------------------------------------------
+# Completing the hyper-parameters -----------------------------------------------------------------
 
 
 def take_dataset_info(settings: Settings):
-    """Takes the numbers that no flag gives from the data set's dataset.json, if it has one."""
+    """Takes numbers that no flag sets from the data set's dataset.json, if it has one."""
     hparams, data_dir = settings.hparams, settings.run.data_dir
     info = data_dir and not hparams.synthetic_data and read_dataset_info(data_dir)
     if not info:
@@ -152,8 +158,8 @@ def take_dataset_info(settings: Settings):
     classes = info["num_label_classes"]
     if "num_label_classes" in settings.given and hparams.num_label_classes != classes:
         raise UserError(
-            f"--num_label_classes={hparams.num_label_classes}, but {data_dir}'s dataset.json says "
-            f"{classes}, the background class 0 included: leave the flag out, or name another "
+            f"--num_label_classes={hparams.num_label_classes}, but dataset.json in {data_dir} says "
+            f"{classes}, including the background class 0: leave the flag out, or use another "
             "--data_dir."
         )
     known = {"num_label_classes": classes}
@@ -167,7 +173,7 @@ def take_dataset_info(settings: Settings):
 
 
 def scale_learning_rate(settings: Settings):
-    """Sets the rate that --lr_scaling asks for, or says that the default is of other batches."""
+    """Applies --lr_scaling; warns if the default learning rate does not suit the batch size."""
     hparams, run = settings.hparams, settings.run
     batch, base = hparams.train_batch_size, run.lr_base_batch_size
     scaled = hparams.lr * batch / base
@@ -189,13 +195,17 @@ def scale_learning_rate(settings: Settings):
 
 
 def check(hparams: HParams, run: RunOptions):
-    """Checks what absl's bounds do not: what is missing, and values that do not go together."""
+    """Checks what absl does not: missing flags, exclusive bounds, and dependent flags."""
     if not run.model_dir and not (run.only_reads_checkpoint and run.checkpoint_path):
-        raise UserError("--model_dir is missing: where checkpoints, logs and results go.")
+        raise UserError("--model_dir is missing: the directory for checkpoints, logs, and results.")
     if not run.data_dir and not hparams.synthetic_data and not run.only_reads_checkpoint:
         raise UserError(
-            "--data_dir is missing: the directory of the TFRecord files; or use --synthetic_data."
+            "--data_dir is missing: set it to the directory of the TFRecord files, or use "
+            "--synthetic_data."
         )
+    for name, value in hparams.values().items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--{name}={value}: expected a finite number.")
     for name in ABOVE_0:
         if hparams.get(name) <= 0:
             raise UserError(f"--{name}={hparams.get(name)}: expected a number above 0.")
@@ -203,11 +213,11 @@ def check(hparams: HParams, run: RunOptions):
         if hparams.get(name) >= 1:
             raise UserError(f"--{name}={hparams.get(name)}: expected a number below 1.")
     if hparams.init_exclude is not None and not hparams.init_checkpoint:
-        raise UserError("--init_exclude is for --init_checkpoint, which is missing.")
+        raise UserError(f"--init_exclude={hparams.init_exclude} needs --init_checkpoint.")
     for name in ("init_exclude", "trainable_variables"):
         _check_regular_expression(name, hparams.get(name))
     if hparams.deterministic_input and hparams.random_seed is None:
-        raise UserError("--deterministic_input needs --random_seed: the same seed, the same input.")
+        raise UserError("--deterministic_input needs --random_seed.")
     _check_image_size(hparams, run.trains)
     _check_export(run)
     _check_image_paths(run)
@@ -217,7 +227,7 @@ def _check_regular_expression(name: str, expression: Optional[str]):
     try:
         re.compile(expression or "")
     except re.error as error:
-        raise UserError(f"--{name}={expression} is no regular expression: {error}.") from error
+        raise UserError(f"--{name}={expression} is not a regular expression: {error}.") from error
 
 
 def _check_image_size(hparams: HParams, trains: bool):
@@ -236,19 +246,19 @@ def _check_export(run: RunOptions):
     if not formats or not set(run.export_format) <= set(serving.FORMATS):
         raise UserError(f"--export_format={formats}: expected {' or '.join(serving.FORMATS)}.")
     if run.mode == "export" and not run.export_dir:
-        raise UserError("--export_dir is missing: where to export the model to.")
+        raise UserError("--export_dir is missing: the directory to export the model to.")
     if run.add_warmup_requests and not (run.export_dir and "saved_model" in formats):
-        raise UserError(
-            "--add_warmup_requests is for --export_dir with --export_format=saved_model."
-        )
+        raise UserError("--add_warmup_requests needs --export_dir and --export_format=saved_model.")
 
 
 def _check_image_paths(run: RunOptions):
     if run.image_paths and run.mode != "predict":
-        raise UserError(f"--image_paths is for --mode=predict, and this is {run.mode}.")
+        raise UserError(
+            f"--image_paths works with --mode=predict only, not with --mode={run.mode}."
+        )
     if run.predictions_file:
         if not run.image_paths:
-            raise UserError("--predictions_file is for --image_paths, which is missing.")
+            raise UserError(f"--predictions_file={run.predictions_file} needs --image_paths.")
         directory = os.path.dirname(run.predictions_file) or "."
         if not tf.io.gfile.isdir(directory) or tf.io.gfile.isdir(run.predictions_file):
             raise UserError(
@@ -258,8 +268,8 @@ def _check_image_paths(run: RunOptions):
 
 
 def check_directories(hparams: HParams, run: RunOptions):
-    """Checks, before any graph is built, that there is data to read and room to write."""
-    if run.only_reads_checkpoint:
+    """Checks that there is data to read and that the model directory can be written to."""
+    if not run.results_dir:
         return
     if not hparams.synthetic_data:
         if run.trains:
@@ -275,7 +285,7 @@ def check_directories(hparams: HParams, run: RunOptions):
         files.remove(marker)
     except (tf.errors.OpError, OSError) as error:
         raise UserError(
-            f"--model_dir={run.model_dir} cannot be written to: {error}. Name another directory."
+            f"--model_dir={run.model_dir} cannot be written to: {error}. Use another directory."
         ) from error
 
 

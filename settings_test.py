@@ -1,38 +1,234 @@
-"""Each flag is one setting of the model, the device or the run, with one default."""
+"""Flags as settings: each is in one place, and a wrong one is named before a graph is built."""
 
-import collections
+import re
 
+import pytest
+import tensorflow.compat.v1 as tf
 from absl import flags
+from absl.testing import flagsaver
 
-import amoeba_net  # noqa: F401 (it defines the flags)
+import amoeba_net
 import amoeba_net_model
 import settings
+from common.data import tfrecords
+from common.devices.cpu import Cpu
 from common.devices.options import Options
+from common.errors import UserError
+
+_FLAGS = {flag.name: flag for flag in flags.FLAGS.flags_by_module_dict()["amoeba_net"]}
+_TYPES = {
+    "hparams": amoeba_net_model.default_hparams().values(),
+    "device": Options()._asdict(),
+    "run": settings.RunOptions()._asdict(),
+}
+_GIVEN = ["--synthetic_data", "--accelerator=cpu"]
 
 
-def _defined():
-    return {flag.name: flag for flag in flags.FLAGS.flags_by_module_dict()["amoeba_net"]}
+def _from_flags(*arguments):
+    with flagsaver.flagsaver():
+        amoeba_net.FLAGS(["amoeba_net.py", *map(str, arguments)])
+        return settings.from_flags(amoeba_net.FLAGS)
 
 
-def _types():
-    return {
-        "hparams": amoeba_net_model.default_hparams().values(),
-        "device": Options()._asdict(),
-        "run": settings.RunOptions()._asdict(),
-    }
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """A data set of 3 validation images and 5 classes, the background included."""
+    directory = str(tmp_path_factory.mktemp("data"))
+    examples = [tfrecords.image_example(b"", 1, height=1, width=1)] * 3
+    path = f"{directory}/{tfrecords.shard_name('validation', 0, 1)}"
+    images, size, sha256 = tfrecords.write_shard(path, examples)
+    shard = {"name": "validation-00000-of-00001", "images": images, "bytes": size, "sha256": sha256}
+    split = {"images": 3, "bytes": size, "num_shards": 1, "shards": [shard], "skipped": []}
+    info = {"format_version": 1, "num_classes": 4, "num_label_classes": 5}
+    tfrecords.write_dataset_info(directory, {**info, "splits": {"validation": split}})
+    return directory
+
+
+# One place for each setting ----------------------------------------------------------------------
 
 
 def test_every_flag_is_exactly_one_setting():
-    settings_of = collections.Counter(
-        name for values in _types().values() for name in values if name in _defined()
-    )
-    settings_of.update(settings.WITHOUT_EFFECT)
-    assert settings_of == collections.Counter(list(_defined()))
+    names = [name for values in _TYPES.values() for name in values if name in _FLAGS]
+    assert sorted([*names, *settings.WITHOUT_EFFECT]) == sorted(_FLAGS)
+    without_flag = set().union(*_TYPES.values()) - set(_FLAGS)
+    assert without_flag == {
+        *("stem_type", "num_stem_cells", "num_reduction_layers", "label_smoothing"),
+        *("momentum_rate", "rmsprop_decay", "rmsprop_momentum_rate", "rmsprop_epsilon"),
+    }
 
 
 def test_the_default_of_a_flag_is_that_of_its_setting():
-    for values in _types().values():
-        for name in values.keys() & _defined().keys():
-            default = _defined()[name].default
-            expected = values[name]
-            assert (tuple(default) if isinstance(default, list) else default) == expected, name
+    found = _from_flags()
+    assert found.hparams.values() == _TYPES["hparams"]
+    assert found.device == Options()
+    lists = {"export_format", "image_paths", "inference_batch_sizes"}
+    assert {
+        name: tuple(value) if name in lists else value
+        for name, value in found.run._asdict().items()
+    } == _TYPES["run"]
+    assert not found.given & set(_FLAGS)
+
+
+def test_flags_become_settings():
+    found = _from_flags("--lr=0.5", "--loss_scale=8", "--mode=eval", "--num_cells=6")
+    assert (found.hparams.lr, found.device.loss_scale, found.run.mode) == (0.5, "8", "eval")
+    assert found.given & set(_FLAGS) == {"lr", "loss_scale", "mode", "num_cells"}
+
+
+def test_full_size_hparams_are_the_originals():
+    found = amoeba_net_model.build_hparams("amoeba_net_a")
+    assert found.values().keys() == _TYPES["hparams"].keys()
+    assert (found.cell_name, found.num_cells, found.image_size) == ("amoeba_net_a", 18, 299)
+    assert (found.lr, found.batch_norm_decay, found.num_stem_cells) == (0.015, 0.9997, 2)
+
+
+# Completing the hyper-parameters -----------------------------------------------------------------
+
+
+def test_numbers_of_dataset_info_unless_flags_give_them(data_dir):
+    found = _from_flags(f"--data_dir={data_dir}", "--num_eval_images=2")
+    settings.take_dataset_info(found)
+    hparams = found.hparams
+    assert (hparams.num_label_classes, hparams.num_eval_images) == (5, 2)
+    assert hparams.num_train_images == 1281167
+
+
+def test_synthetic_data_needs_no_dataset_info(data_dir):
+    found = _from_flags(f"--data_dir={data_dir}", "--synthetic_data")
+    settings.take_dataset_info(found)
+    assert found.hparams.num_label_classes == 1001
+
+
+@pytest.mark.parametrize(
+    "arguments, lr, warns",
+    [
+        (["--lr_scaling=linear", "--train_batch_size=64"], 0.16, False),
+        (["--lr_scaling=linear", "--train_batch_size=8", "--lr_base_batch_size=32"], 0.64, False),
+        (["--train_batch_size=64"], 2.56, True),
+        (["--train_batch_size=64", "--mode=eval"], 2.56, False),
+        (["--train_batch_size=64", "--lr=2.56"], 2.56, False),
+        (["--train_batch_size=512"], 2.56, False),
+    ],
+)
+def test_learning_rate_for_the_batch_size(arguments, lr, warns, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(tf.logging, "warning", lambda *message: warnings.append(message))
+    found = _from_flags(*arguments)
+    settings.scale_learning_rate(found)
+    assert found.hparams.lr == pytest.approx(lr)
+    assert bool(warnings) == warns
+
+
+def test_an_export_runs_on_the_cpu():
+    device = settings.choose_device(_from_flags("--mode=export", "--accelerator=npu"))
+    assert isinstance(device, Cpu)
+
+
+# What is wrong with a flag -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        *[
+            ([f"--{name}=0"], f"--{name}=0.0: expected a number above 0.")
+            for name in settings.ABOVE_0
+        ],
+        *[
+            ([f"--{name}=1"], f"--{name}=1.0: expected a number below 1.")
+            for name in settings.BELOW_1
+        ],
+        (["--lr=nan"], "--lr=nan: expected a finite number."),
+        (["--num_epochs=inf"], "--num_epochs=inf: expected a finite number."),
+        (["--init_exclude=FC/"], "--init_exclude=FC/ needs --init_checkpoint."),
+        (["--trainable_variables=(FC"], "--trainable_variables=(FC is not a regular expression: "),
+        (
+            ["--init_checkpoint=x", "--init_exclude=("],
+            "--init_exclude=( is not a regular expression: ",
+        ),
+        (["--deterministic_input"], "--deterministic_input needs --random_seed."),
+        (
+            ["--image_size=64"],
+            "--image_size=64 is too small for the network: the smallest is 67, or 19 with "
+            "--use_aux_head=False.",
+        ),
+        (
+            ["--image_size=18", "--mode=predict"],
+            "--image_size=18 is too small for the network: the smallest is 19.",
+        ),
+        (
+            ["--nosynthetic_data"],
+            "--data_dir is missing: set it to the directory of the TFRecord files, or use "
+            "--synthetic_data.",
+        ),
+        (["--mode=export"], "--export_dir is missing: the directory to export the model to."),
+        (["--export_format=onnx"], "--export_format=onnx: expected saved_model or frozen_graph."),
+        (["--export_format="], "--export_format=: expected saved_model or frozen_graph."),
+        (
+            ["--add_warmup_requests", "--export_dir=x", "--export_format=frozen_graph"],
+            "--add_warmup_requests needs --export_dir and --export_format=saved_model.",
+        ),
+        (
+            ["--image_paths=a", "--mode=eval"],
+            "--image_paths works with --mode=predict only, not with --mode=eval.",
+        ),
+        (["--predictions_file=a.csv"], "--predictions_file=a.csv needs --image_paths."),
+        (
+            ["--mode=predict", "--image_paths=a", "--predictions_file={tmp}/absent/c"],
+            "--predictions_file={tmp}/absent/c: expected a file in a directory that exists.",
+        ),
+        (
+            ["--nosynthetic_data", "--data_dir={tmp}"],
+            "--data_dir: The data directory {tmp} has no train shards: neither {tmp}/train-*-of-* ",
+        ),
+        (
+            ["--nosynthetic_data", "--data_dir={tmp}/absent"],
+            "--data_dir: The data directory {tmp}/absent does not exist.",
+        ),
+        (
+            ["--nosynthetic_data", "--mode=eval", "--data_dir={data}", "--num_eval_images=4"],
+            "--num_eval_images=4: the 1 validation files in {data} hold 3 images.",
+        ),
+        (
+            ["--nosynthetic_data", "--data_dir={data}", "--num_label_classes=11"],
+            "--num_label_classes=11, but dataset.json in {data} says 5, including the background "
+            "class 0: leave the flag out, or use another --data_dir.",
+        ),
+        (
+            ["--init_checkpoint={tmp}"],
+            "--init_checkpoint={tmp}: There is no checkpoint in {tmp}:",
+        ),
+        (["--init_checkpoint={tmp}/a"], "--init_checkpoint={tmp}/a: Cannot read a checkpoint"),
+        (["--model_dir=/dev/null/m"], "--model_dir=/dev/null/m cannot be written to: "),
+    ],
+)
+def test_wrong_values(arguments, message, data_dir, tmp_path):
+    places = {"tmp": tmp_path, "data": data_dir}
+    arguments = [argument.format(**places) for argument in arguments]
+    found = _from_flags(*_GIVEN, f"--model_dir={tmp_path}/model", *arguments)
+    with pytest.raises(UserError, match="^" + re.escape(message.format(**places))) as error:
+        settings.prepare(found)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_model_dir():
+    with pytest.raises(UserError, match=r"^--model_dir is missing: "):
+        settings.prepare(_from_flags(*_GIVEN))
+    settings.prepare(_from_flags("--mode=export", "--checkpoint_path=x", "--export_dir=x"))
+
+
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ("--image_size=0", "--image_size=0: 0 is not a positive integer"),
+        ("--train_batch_size=-4", "--train_batch_size=-4: -4 is not a positive integer"),
+        ("--max_skipped_steps=0", "--max_skipped_steps=0: 0 is not a positive integer"),
+        ("--drop_connect_burn_in_steps=-1", "--drop_connect_burn_in_steps=-1: "),
+        ("--cell_name=amoeba_net_z", "should be one of <amoeba_net_a|"),
+        ("--mode=foo", "--mode=foo: value should be one of <train|eval|"),
+        ("--use_tpu", "--use_tpu=True: there is no TPU here"),
+    ],
+)
+def test_values_that_the_parser_refuses(argument, message):
+    with pytest.raises(flags.IllegalFlagValueError, match=re.escape(message)):
+        _from_flags(argument)

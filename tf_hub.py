@@ -1,16 +1,15 @@
 #!/usr/bin/env python
-"""TF-Hub modules from a checkpoint, and their accuracy.
+"""Exports a checkpoint as TF-Hub modules, and evaluates them.
 
     python tf_hub.py --mode=export --model_dir=MODEL --export_dir=MODULES
     python tf_hub.py --mode=eval --export_dir=MODULES --data_dir=DATA
 
-MODULES/classification gives logits, MODULES/feature_vector the features before them; both are
-hub.Module's (TF1 Hub format) and take images in [0, 1]. Flags are those of amoeba_net.py; mode
-eval needs none about the network, which the module knows.
+MODULES/classification returns logits, MODULES/feature_vector the features before the last layer.
+Both are in the TF1 Hub format (hub.Module) and take images in [0, 1]. The flags are those of
+amoeba_net.py; eval needs no flags for the network, since it is in the module.
 """
 
 import os
-import sys
 import tempfile
 from typing import Callable, Dict, Optional, Sequence
 
@@ -23,10 +22,9 @@ import amoeba_net_model
 import imagenet_input
 import model_builder
 import network_utils
-import run
 import serving
 import settings
-from common import files
+from common import files, process
 from common.checkpoints import reading, selection
 from common.data import tfrecords
 from common.devices.cpu import Cpu, CpuSession
@@ -37,7 +35,7 @@ from common.hparams import HParams
 CLASSIFICATION = "classification"
 FEATURE_VECTOR = "feature_vector"
 
-# What the network collects for training, and a module may not have.
+# Collections that the network fills for training, and that a module may not contain.
 _DROPPED_COLLECTIONS = (
     tf.GraphKeys.LOSSES,
     tf.GraphKeys.MOVING_AVERAGE_VARIABLES,
@@ -53,17 +51,15 @@ FLAGS = flags.FLAGS
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Expected flags only, got {argv[1]!r}.")
-    run.set_up_process()
+    process.set_up()
     chosen = settings.from_flags(FLAGS)
-    try:
+    with process.exiting_with_a_sentence(argv[0]):
         if chosen.run.mode not in ("export", "eval"):
             raise UserError(f"--mode={chosen.run.mode}: expected export or eval.")
         if not chosen.run.export_dir:
-            raise UserError("--export_dir is missing: the directory of the modules.")
+            raise UserError("--export_dir is missing: the directory for the modules.")
         settings.take_dataset_info(chosen)
         export_modules(chosen) if chosen.run.mode == "export" else evaluate_module(chosen)
-    except UserError as error:
-        sys.exit(f"tf_hub.py: {error}")
 
 
 def export_modules(chosen: settings.Settings):
@@ -83,7 +79,7 @@ def evaluate_module(chosen: settings.Settings):
     """Evaluates the classification module on the validation images."""
     hparams, options = chosen.hparams, chosen.run
     if not options.data_dir:
-        raise UserError("--data_dir is missing: the directory of the TFRecord files.")
+        raise UserError("--data_dir is missing: set it to the directory of the TFRecord files.")
     imagenet_input.check_num_eval_images(options.data_dir, hparams)
     module_path = os.path.join(options.export_dir, CLASSIFICATION)
     hparams.image_size = module_image_size(module_path)
@@ -105,26 +101,27 @@ def export_to_hub(
     hparams: HParams,
     labels: Sequence[str] = (),
 ):
-    """Exports the averages of a checkpoint as a module, made for inference and for fine-tuning.
+    """Exports the moving averages of a checkpoint as a module for inference and fine-tuning.
 
-    Its signatures are image_feature_vector (`default`: [batch, features], and the outputs of the
-    cells) and, with classes, image_classification (`default`: logits); `default` is the latter if
-    it is there. The input `images` is float32 [batch, size, size, 3] in [0, 1]. The graph tagged
-    'train' has batch statistics, their updates, dropout and the weights' regularisation, but
-    neither auxiliary head nor drop path, whose strength depends on a training's steps.
+    The input `images` is float32 [batch, size, size, 3] in [0, 1]. The signature
+    image_feature_vector returns features [batch, features] as `default`, and the outputs of the
+    cells. If there are classes, the signature image_classification returns logits as `default`. The
+    signature `default` is image_classification if there is one. The graph with the tag 'train' has
+    batch statistics and their updates, dropout, and regularization of the weights. It has no
+    auxiliary head, and no drop path, since the strength of drop path depends on the global step.
 
     Args:
         checkpoint_path: prefix of the checkpoint.
         export_path: directory of the module, which must not exist.
-        num_classes: of the network; None for feature vectors only.
-        hparams: those of the network that was trained.
-        labels: class names, which become the asset labels.txt.
+        num_classes: classes of the network; None for feature vectors only.
+        hparams: hyper-parameters of the network that was trained.
+        labels: names of the classes, for the asset labels.txt.
 
     Raises:
-        UserError: there is something at `export_path`, or the checkpoint does not fit.
+        UserError: `export_path` exists, or the checkpoint is of another network.
     """
     if tf.io.gfile.exists(export_path):
-        raise UserError(f"{export_path} exists already: remove it, or export elsewhere.")
+        raise UserError(f"{export_path} exists already: remove it, or use another --export_dir.")
     hparams = serving.inference_hparams(hparams)
     hparams.use_aux_head = False
     hparams.drop_connect_keep_prob = 1.0
@@ -168,7 +165,7 @@ def _build_module(hparams, num_classes, is_training, labels, assets):
 
 
 def _checkpoint_variables(module: hub.Module, hparams: HParams) -> Dict[str, tf.Variable]:
-    """{name in the checkpoint: variable of the module}; all of them have averages, if any has."""
+    """{name in the checkpoint: variable of the module}; averages are used if there are any."""
     if hparams.moving_average_decay <= 0:
         return module.variable_map
     return {
@@ -184,14 +181,18 @@ def module_image_size(module_path: str) -> int:
     """Width and height of the images that a module takes.
 
     Raises:
-        UserError: there is no module of square images at the path.
+        UserError: the path is not a module that takes square images.
     """
     try:
         height, width = hub.get_expected_image_size(hub.load_module_spec(module_path))
     except (tf.errors.OpError, OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"{module_path} is no TF-Hub module of images: {error}") from error
+        raise UserError(
+            f"{module_path} is not a TF-Hub module that takes images: {error}"
+        ) from error
     if height != width:
-        raise UserError(f"{module_path} takes images of {height} x {width}: expected a square.")
+        raise UserError(
+            f"{module_path} takes images of {height} x {width} pixels: expected squares."
+        )
     return height
 
 
@@ -205,9 +206,9 @@ def eval_from_hub(
 
     Args:
         module_path: directory of the module.
-        input_fn: gives (images in [0, 1], labels), as `InputPipeline(..., eval_from_hub=True)`.
-        hparams: says how many images there are, and how many in a batch.
-        device: to run on; None for the CPU.
+        input_fn: returns a dataset of (images in [0, 1], labels).
+        hparams: `num_eval_images`, `eval_batch_size`, and `num_label_classes` are used.
+        device: the device to run on; None for the CPU.
 
     Returns:
         loss, top_1_accuracy and top_5_accuracy, each image counted once.

@@ -129,7 +129,7 @@ def test_eval_from_hub_equals_evaluation(tiny_model, modules):
 
 
 def test_what_is_no_module(tiny_model, modules, tmp_path):
-    with pytest.raises(UserError, match="is no TF-Hub module"):
+    with pytest.raises(UserError, match="is not a TF-Hub module"):
         tf_hub.module_image_size(str(tmp_path))
     with pytest.raises(UserError, match="exists already"):
         tf_hub.export_to_hub(tiny_model.checkpoint, modules, _CLASSES, tiny_model.hparams)

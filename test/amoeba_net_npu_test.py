@@ -427,5 +427,5 @@ def test_batches_divide_by_the_devices(tmp_path):
     with installed(**ranks), flagsaver.flagsaver():
         flags = _flags(str(tmp_path), "train", synthetic_data=True, train_batch_size=5)
         amoeba_net.FLAGS(["amoeba_net.py", *flags])
-        with pytest.raises(SystemExit, match="--train_batch_size=5 does not divide by the 2"):
+        with pytest.raises(SystemExit, match="--train_batch_size=5 is not a multiple of the 2"):
             amoeba_net.main(["amoeba_net.py"])

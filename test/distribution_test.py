@@ -286,7 +286,7 @@ def test_signals_a_killed_worker_and_new_starts_end_at_the_planned_step(setting,
             '{"cluster": {"worker": ["127.0.0.1:%(port)d", "b:1", "c:1"]}, '
             '"task": {"type": "worker"}}',
             [],
-            "--train_batch_size=32 does not divide by the 3 devices",
+            "--train_batch_size=32 is not a multiple of the 3 devices",
         ),
         (
             '{"cluster": {"worker": ["127.0.0.1:%(port)d", "127.0.0.1:1"]}, '

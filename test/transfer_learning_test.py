@@ -13,9 +13,7 @@ from npu_stand_in.installed import installed
 
 import amoeba_net
 import amoeba_net_model
-import model_builder
 from common.checkpoints import reading, warm_start
-from common.data import tfrecords
 from common.devices.cpu import CpuSession
 
 _GOLDEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "golden")
@@ -176,47 +174,6 @@ def test_start_on_the_npu(tiny_model, source, tmp_path):
             train_steps=2,
         )
     _assert_starts_from_averages(_read(str(tmp_path / "model.ckpt-2")), source)
-
-
-@pytest.fixture(scope="module")
-def five_classes(tmp_path_factory):
-    """A directory with the dataset.json of a data set of five classes."""
-    directory = str(tmp_path_factory.mktemp("five_classes"))
-    tfrecords.write_dataset_info(
-        directory, {"format_version": 1, "num_classes": 5, "num_label_classes": 6, "splits": {}}
-    )
-    return directory
-
-
-@pytest.mark.parametrize(
-    "flags, message",
-    [
-        (
-            {"init_checkpoint": "{tmp}"},
-            r"--init_checkpoint={tmp}: There is no checkpoint in {tmp}:",
-        ),
-        ({"init_checkpoint": "{tmp}/absent"}, r"--init_checkpoint={tmp}/absent: Cannot read a c"),
-        ({"init_exclude": "FC/"}, "--init_exclude is for --init_checkpoint"),
-        ({"trainable_variables": "(FC"}, r"--trainable_variables=\(FC is no regular expression"),
-        (
-            {"init_checkpoint": "{model}", "init_exclude": "("},
-            r"--init_exclude=\( is no regular expression",
-        ),
-        (
-            {"synthetic_data": False, "data_dir": "{five}", "num_label_classes": 11},
-            r"--num_label_classes=11, but {five}'s dataset.json says 6, the background class 0 inc",
-        ),
-        ({"drop_connect_burn_in_steps": -1}, "--drop_connect_burn_in_steps=-1"),
-    ],
-)
-def test_what_is_wrong_is_said_before_the_graph(flags, message, tiny_model, five_classes, tmp_path):
-    names = {"tmp": str(tmp_path), "model": tiny_model.model_dir, "five": five_classes}
-    flags = {k: v.format(**names) if isinstance(v, str) else v for k, v in flags.items()}
-    with mock.patch.object(model_builder, "build_network", side_effect=AssertionError):
-        with pytest.raises((SystemExit, amoeba_net.flags.IllegalFlagValueError)) as error:
-            _main(model_dir=str(tmp_path / "new"), **flags)
-    assert re.search(message.format(**names), str(error.value)), error.value
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

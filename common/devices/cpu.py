@@ -17,6 +17,7 @@ class Cpu(Device):
     """TensorFlow's own CPU device."""
 
     name = "cpu"
+    data_formats = ("NHWC",)
 
     def session_config(self, training=False):
         config = tf.ConfigProto(allow_soft_placement=True)

@@ -20,6 +20,7 @@ class Device:
         num_devices: devices that train together; on the NPU each has a process, called a rank.
         rank: number of this process among those that train together, from 0.
         gate_gradients: how `compute_gradients` orders gradients and updates.
+        data_formats: the orders of axes that convolutions can have.
         skips_steps: whether the wrapped optimizer skips steps whose gradients overflow.
             `global_step` does not advance then, and nothing else may move.
         steps_per_run: steps of one run of the session.
@@ -35,6 +36,7 @@ class Device:
     rank = 0
     # Resource variables need no gate, and without one an update starts when its gradient is there.
     gate_gradients = tf.train.Optimizer.GATE_NONE
+    data_formats: Tuple[str, ...] = ("NHWC", "NCHW")
     skips_steps = False
     steps_per_run = 1
     loss_scale_variable: Optional[str] = None

@@ -1,0 +1,59 @@
+"""What a run does in which mode."""
+
+from unittest import mock
+
+import pytest
+
+import amoeba_net_model
+import run
+from common.devices.cpu import Cpu
+from common.distribution import cluster
+from common.errors import UserError
+from settings import RunOptions
+
+_ADDRESSES = '"cluster": {"worker": ["a:1", "b:1"], "evaluator": ["c:1"]}'
+
+
+def _device(job, index):
+    task = f'"task": {{"type": "{job}", "index": {index}}}'
+    return Cpu(cluster=cluster.parse(f"{{{_ADDRESSES}, {task}}}"))
+
+
+@pytest.mark.parametrize(
+    "device, mode, expected",
+    [
+        (Cpu, "train", ["train_mode", "export"]),
+        (Cpu, "train_and_eval", ["train_and_eval_mode", "export"]),
+        (Cpu, "eval", ["eval_mode", "export"]),
+        (Cpu, "predict", ["predict_mode", "export"]),
+        (Cpu, "export", ["export"]),
+        (lambda: _device("worker", 0), "train", ["train_mode", "export"]),
+        (lambda: _device("worker", 1), "train", ["train_mode"]),
+        (lambda: _device("worker", 1), "predict", []),
+        (lambda: _device("evaluator", 0), "train_and_eval", ["eval_mode"]),
+        (lambda: _device("evaluator", 0), "eval", ["eval_mode", "export"]),
+    ],
+)
+def test_modes(device, mode, expected, tmp_path):
+    options = RunOptions(mode=mode, model_dir=str(tmp_path), export_dir=str(tmp_path / "export"))
+    with mock.patch.object(run, "Run") as runs:
+        run.run_mode(amoeba_net_model.default_hparams(), device(), options)
+    assert [call[0] for call in runs.return_value.method_calls] == expected
+    if expected:
+        assert runs.call_args[0][2].mode == ("eval" if "eval_mode" in expected else mode)
+
+
+def test_images_to_classify():
+    options = RunOptions(mode="predict", image_paths=["a.png"])
+    with mock.patch.object(run, "Run") as runs:
+        run.run_mode(amoeba_net_model.default_hparams(), Cpu(), options)
+    assert [call[0] for call in runs.return_value.method_calls] == ["classify_mode"]
+
+
+@pytest.mark.parametrize("mode", ["train", "eval", "predict"])
+def test_data_format_that_the_device_does_not_support(mode, tmp_path):
+    hparams = amoeba_net_model.default_hparams()
+    hparams.data_format = "NCHW"
+    options = RunOptions(mode=mode, model_dir=str(tmp_path))
+    with pytest.raises(UserError, match=r"^--data_format=NCHW: the CPU supports NHWC only\.$"):
+        run.run_mode(hparams, Cpu(), options)
