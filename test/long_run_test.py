@@ -192,7 +192,7 @@ def test_loss_that_is_not_finite(on_nan, tmp_path):
         assert np.isfinite(reader.get_tensor(name)).all(), name
     if on_nan == "skip":
         assert "4 in a row are too many." in log
-        assert log.count("It is left out") == 3
+        assert log.count("It is skipped") == 3
         assert re.search(r"step \d+: loss \S+, learning rate 1e\+20, softmax_loss \S+, reg", log)
 
 
