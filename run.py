@@ -85,7 +85,8 @@ class Run:
         steps_per_epoch = math.ceil(hparams.num_train_images / hparams.train_batch_size)
         self.steps_per_eval = options.num_epochs_per_eval * steps_per_epoch
         self.checkpoint_steps = options.checkpoint_steps
-        self.check_device()
+        if options.trains:
+            self.check_ranks()
         self.train_input = amoeba_net_model.InputPipeline(
             True,
             options.data_dir,
@@ -132,29 +133,8 @@ class Run:
             check=self.stopper.check,
         )
 
-    def check_device(self):
-        """Checks that the settings suit the devices."""
-        data_format = self.hparams.data_format
-        if self.options.mode != "export" and data_format not in self.device.data_formats:
-            raise UserError(
-                f"--data_format={data_format}: the {self.device.name.upper()} supports "
-                f"{' and '.join(self.device.data_formats)} only."
-            )
-        if not self.options.trains:
-            return
-        devices = self.device.num_devices
-        if self.hparams.train_batch_size % devices:
-            raise UserError(
-                f"--train_batch_size={self.hparams.train_batch_size} is not a multiple of the "
-                f"{devices} devices: it is the number of images on all of them together."
-            )
-        self.device.check_save_steps(self.checkpoint_steps)
-        if self.hparams.on_nan == "skip" and self.device.replicates:
-            raise UserError(
-                f"--on_nan=skip works with one device only, and there are {devices}: use "
-                "--on_nan=stop."
-            )
-        # Ranks that start at different steps would wait for each other forever at the end.
+    def check_ranks(self):
+        """Checks that this rank starts at the chief's step: at the end they would wait forever."""
         chief = selection.latest(self.options.model_dir)
         chief_step = reading.global_step(chief) if chief else 0
         if chief_step != self.current_step():
@@ -250,12 +230,9 @@ class Run:
         labels = serving.class_names(self.options.data_dir, self.hparams.num_label_classes)
         args = (self.checkpoint_to_read(), self.hparams, self.options.export_dir, labels)
         if "saved_model" in self.options.export_format:
+            sizes = self.options.inference_batch_sizes if self.options.add_warmup_requests else ()
             serving.export_saved_model(
-                *args,
-                warmup_batch_sizes=self.options.inference_batch_sizes
-                if self.options.add_warmup_requests
-                else (),
-                model_name=self.options.model_name,
+                *args, warmup_batch_sizes=sizes, model_name=self.options.model_name
             )
         if "frozen_graph" in self.options.export_format:
             serving.export_frozen_graph(*args)

@@ -8,7 +8,6 @@ import amoeba_net_model
 import run
 from common.devices.cpu import Cpu
 from common.distribution import cluster
-from common.errors import UserError
 from settings import RunOptions
 
 _ADDRESSES = '"cluster": {"worker": ["a:1", "b:1"], "evaluator": ["c:1"]}'
@@ -48,12 +47,3 @@ def test_images_to_classify():
     with mock.patch.object(run, "Run") as runs:
         run.run_mode(amoeba_net_model.default_hparams(), Cpu(), options)
     assert [call[0] for call in runs.return_value.method_calls] == ["classify_mode"]
-
-
-@pytest.mark.parametrize("mode", ["train", "eval", "predict"])
-def test_data_format_that_the_device_does_not_support(mode, tmp_path):
-    hparams = amoeba_net_model.default_hparams()
-    hparams.data_format = "NCHW"
-    options = RunOptions(mode=mode, model_dir=str(tmp_path))
-    with pytest.raises(UserError, match=r"^--data_format=NCHW: the CPU supports NHWC only\.$"):
-        run.run_mode(hparams, Cpu(), options)

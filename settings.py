@@ -139,11 +139,17 @@ def prepare(settings: Settings):
 
 
 def choose_device(settings: Settings) -> Device:
-    """The device to run on; an export always runs on the CPU."""
+    """The device to run on; an export always runs on the CPU.
+
+    Raises:
+        UserError: there is no such device, or it does not support the settings.
+    """
     found = cluster.from_environment()
     if settings.run.mode == "export":
         return Cpu(cluster=found)
-    return choosing.choose(settings.run.accelerator, settings.device, found)
+    device = choosing.choose(settings.run.accelerator, settings.device, found)
+    _check_device(settings.hparams, settings.run, device)
+    return device
 
 
 # Completing the hyper-parameters -----------------------------------------------------------------
@@ -265,6 +271,27 @@ def _check_image_paths(run: RunOptions):
                 f"--predictions_file={run.predictions_file}: expected a file in a directory "
                 "that exists."
             )
+
+
+def _check_device(hparams: HParams, run: RunOptions, device: Device):
+    devices = device.num_devices
+    if hparams.data_format not in device.data_formats:
+        raise UserError(
+            f"--data_format={hparams.data_format}: the {device.name.upper()} supports "
+            f"{' and '.join(device.data_formats)} only."
+        )
+    if not run.trains:
+        return
+    if hparams.train_batch_size % devices:
+        raise UserError(
+            f"--train_batch_size={hparams.train_batch_size} is not a multiple of the {devices} "
+            "devices: it is the number of images on all of them together."
+        )
+    device.check_save_steps(run.checkpoint_steps)
+    if hparams.on_nan == "skip" and device.replicates:
+        raise UserError(
+            f"--on_nan=skip works with one device only, and there are {devices}: use --on_nan=stop."
+        )
 
 
 def check_directories(hparams: HParams, run: RunOptions):

@@ -217,6 +217,30 @@ def test_missing_model_dir():
     settings.prepare(_from_flags("--mode=export", "--checkpoint_path=x", "--export_dir=x"))
 
 
+class _TwoDevices(Cpu):
+    def _local_devices(self):
+        return 2
+
+
+@pytest.mark.parametrize(
+    "device, arguments, message",
+    [
+        (Cpu, ["--data_format=NCHW"], "--data_format=NCHW: the CPU supports NHWC only."),
+        (
+            _TwoDevices,
+            ["--train_batch_size=5"],
+            "--train_batch_size=5 is not a multiple of the 2 devices: ",
+        ),
+        (_TwoDevices, ["--on_nan=skip"], "--on_nan=skip works with one device only, and there "),
+    ],
+)
+def test_what_a_device_does_not_support(device, arguments, message, monkeypatch):
+    monkeypatch.setattr(settings.choosing, "choose", lambda *arguments: device())
+    with pytest.raises(UserError, match="^" + re.escape(message)):
+        settings.choose_device(_from_flags(*_GIVEN, *arguments))
+    settings.choose_device(_from_flags(*_GIVEN, "--train_batch_size=4"))
+
+
 @pytest.mark.parametrize(
     "argument, message",
     [
