@@ -1,5 +1,7 @@
 """Flags as settings: each is in one place, and a wrong one is named before a graph is built."""
 
+import glob
+import os
 import re
 
 import pytest
@@ -55,6 +57,17 @@ def test_every_flag_is_exactly_one_setting():
         *("stem_type", "num_stem_cells", "num_reduction_layers", "label_smoothing"),
         *("momentum_rate", "rmsprop_decay", "rmsprop_momentum_rate", "rmsprop_epsilon"),
     }
+
+
+def test_only_the_entry_points_see_the_flags():
+    root = os.path.dirname(settings.__file__)
+    paths = [*glob.glob(f"{root}/*.py"), *glob.glob(f"{root}/common/**/*.py", recursive=True)]
+    found = set()
+    for path in paths:
+        with open(path) as file:
+            if not path.endswith("_test.py") and "FLAGS" in file.read():
+                found.add(os.path.relpath(path, root))
+    assert found == {"amoeba_net.py", "tf_hub.py"}
 
 
 def test_the_default_of_a_flag_is_that_of_its_setting():
