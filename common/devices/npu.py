@@ -277,7 +277,8 @@ def _version(package: str) -> str:
         return pkg_resources.get_distribution(package).version
     except pkg_resources.DistributionNotFound:
         # That of TensorFlow, in all releases that were looked at.
-        return getattr(importlib.import_module(package), "__version__", "(version unknown)")
+        module = importlib.import_module(_ADAPTERS[package].rpartition(".")[0])
+        return getattr(module, "__version__", "(version unknown)")
 
 
 def _npu_session_config() -> tf.ConfigProto:

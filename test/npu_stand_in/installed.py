@@ -41,7 +41,7 @@ def installed(release="current", **environment):
     else:
         environment["NPU_STAND_IN"] = release
     kept = {k: v for k, v in os.environ.items() if not k.startswith(_VARIABLES)}
-    kept.update(JOB_ID="10087", **environment)
+    kept.update({"JOB_ID": "10087", **environment})
     around = [vars(owner)[name] for owner, name in _REPLACED]  # Another one's, or the originals.
     with mock.patch.dict(os.environ, kept, clear=True), mock.patch.object(
         sys, "path", [path, *sys.path]

@@ -16,7 +16,7 @@ from . import RELEASE
 from .recording import record
 
 # Those of tf.estimator.RunConfig, with the adapter's defaults.
-_ESTIMATORS_OWN = {
+ESTIMATORS_OWN = {
     "model_dir": None,
     "tf_random_seed": None,
     "save_summary_steps": 0,
@@ -28,7 +28,7 @@ _ESTIMATORS_OWN = {
     "log_step_count_steps": 100,
 }
 _R1_2 = {
-    **_ESTIMATORS_OWN,
+    **ESTIMATORS_OWN,
     "iterations_per_loop": 1,
     "profiling_config": None,
     "distribute": None,
@@ -138,7 +138,7 @@ class NPURunConfig(tf.estimator.RunConfig):
         _check(settings)
         if settings["save_checkpoints_steps"] is None and settings["save_checkpoints_secs"] is None:
             settings["save_checkpoints_steps"] = 100
-        super().__init__(**{name: settings[name] for name in _ESTIMATORS_OWN})
+        super().__init__(**{name: settings[name] for name in ESTIMATORS_OWN})
         self.npu_settings = settings
 
 

@@ -12,7 +12,7 @@ from tensorflow.python.util import function_utils
 from tensorflow_estimator.python.estimator.estimator import _verify_model_fn_args
 
 from . import RELEASE, device
-from .npu_config import NPURunConfig
+from .npu_config import ESTIMATORS_OWN, NPURunConfig
 from .npu_hook import (
     NPUBroadcastGlobalVariablesHook,
     NPUCheckpointSaverHook,
@@ -75,7 +75,8 @@ def _add_npu(session_config, settings):
     rewrites.optimizers.extend(_PASSES)
     optimizer = rewrites.custom_optimizers.add()
     optimizer.name = "NpuOptimizer"
-    options = dict(settings, use_off_line=True)
+    options = {name: value for name, value in settings.items() if name not in ESTIMATORS_OWN}
+    options["use_off_line"] = True
     if settings["dump_config"] is not None:
         options.update(settings["dump_config"].parameters)
     for name, value in options.items():
