@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.special
 import tensorflow.compat.v1 as tf
+from helpers import tiny_hparams
 
 import amoeba_net_model
 import train_step
@@ -14,13 +15,7 @@ _MODES = tf.estimator.ModeKeys
 
 
 def _hparams(**values):
-    hparams = amoeba_net_model.build_hparams()
     small = {
-        "num_cells": 2,
-        "reduction_size": 4,
-        "stem_reduction_size": 4,
-        "image_size": 19,
-        "use_aux_head": False,
         "num_label_classes": 7,
         "drop_connect_keep_prob": 1.0,
         "dense_dropout_keep_prob": 1.0,
@@ -32,9 +27,7 @@ def _hparams(**values):
         "lr": 0.1,
         "lr_decay_method": "constant",
     }
-    for name, value in {**small, **values}.items():
-        hparams.set_hparam(name, value)
-    return hparams
+    return tiny_hparams(**{**small, **values})
 
 
 def _images(count=4, size=19):

@@ -1,20 +1,18 @@
 """Tests of the input pipeline: order, shares, seeds, and every kind of damage."""
 
 import collections
-import io
+import functools
 import itertools
 import os
 import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+from helpers import TINY, deal, encode, flags, flip, noise, run, tiny_hparams, write_shards
 from PIL import Image
 
-import amoeba_net_model
 import imagenet_input
 from common import results
 from common.data import tfrecords
@@ -29,10 +27,7 @@ BATCH = 8
 
 
 def _encode(seed, image_format="JPEG", size=24):
-    pixels = np.random.RandomState(seed % 1000).randint(0, 256, (6, 6, 3)).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).resize((size, size), Image.BILINEAR).save(buffer, image_format)
-    return buffer.getvalue()
+    return encode(noise(seed % 1000, 6).resize((size, size), Image.BILINEAR), image_format)
 
 
 def _example(label, encoded=None):
@@ -45,15 +40,10 @@ def _write(directory, split="train", images=IMAGES, shards=SHARDS, replaced=None
     examples = [_example(i + 1) for i in range(images)]
     for label, record in (replaced or {}).items():
         examples[label - 1] = record
-    paths = []
-    for i in range(shards):
-        paths.append(os.path.join(directory, tfrecords.shard_name(split, i, shards)))
-        tfrecords.write_shard(paths[-1], examples[i::shards])
-    return paths
+    return write_shards(directory, split, deal(examples, shards))
 
 
 def _hparams(**values):
-    hparams = amoeba_net_model.build_hparams()
     defaults = {
         "image_size": 16,
         "num_label_classes": NUM_CLASSES,
@@ -62,9 +52,7 @@ def _hparams(**values):
         "train_batch_size": BATCH,
         "eval_batch_size": BATCH,
     }
-    for name, value in {**defaults, **values}.items():
-        hparams.set_hparam(name, value)
-    return hparams
+    return tiny_hparams(**{**defaults, **values})
 
 
 def _read(pipeline, batches):
@@ -233,24 +221,21 @@ def _text(path):
         file.write("This is no TFRecord file. " * 9)
 
 
-def _flip(position):
-    def flip(path):
-        with open(path, "r+b") as file:
-            file.seek(position)
-            byte = file.read(1)[0]
-            file.seek(position)
-            file.write(bytes([byte ^ 0x10]))
-
-    return flip
-
-
 # What is done to the second of four files, how many of its ten images that costs, and what is said.
 BAD_FILES = {
     "truncated": (_truncate, 1, "record 9 is not there: .*is truncated"),
     "empty": (_empty, 10, "record 0 is not there: .*is empty"),
     "text": (_text, 10, "record 0 is not there: .*is corrupt, or this is no TFRecord file"),
-    "flipped length": (_flip(2), 10, "record 0 is not there: .*header's CRC is wrong"),
-    "flipped data": (_flip(100), 10, "record [0-9] cannot be read: corrupted record at 12"),
+    "flipped length": (
+        functools.partial(flip, position=2),
+        10,
+        "record 0 is not there: .*header's CRC is wrong",
+    ),
+    "flipped data": (
+        functools.partial(flip, position=100),
+        10,
+        "record [0-9] cannot be read: corrupted record at 12",
+    ),
 }
 
 
@@ -391,27 +376,12 @@ def test_number_of_validation_images(tmp_path, warnings):
 
 # Programs ----------------------------------------------------------------------------------------
 
-_ROOT = os.path.dirname(os.path.abspath(__file__))
 _SMALL = [
-    *["--num_cells=2", "--reduction_size=4", "--stem_reduction_size=4", "--image_size=19"],
-    *["--use_aux_head=False", "--augment=False", "--dense_dropout_keep_prob=1"],
+    *flags(TINY),
+    *["--augment=False", "--dense_dropout_keep_prob=1"],
     *["--train_batch_size=32", "--eval_batch_size=32"],
     *["--optimizer=momentum", "--lr=0.1", "--lr_decay_method=cosine", "--accelerator=cpu"],
 ]
-
-
-def _program(*command, status=0):
-    """Standard output and error of one of the project's programs."""
-    done = subprocess.run(
-        [sys.executable, os.path.join(_ROOT, command[0]), *command[1:]],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=600,
-        check=False,
-    )
-    log = done.stdout.decode()
-    assert done.returncode == status, log
-    return log
 
 
 @pytest.fixture(scope="module")
@@ -426,16 +396,16 @@ def converted(tmp_path_factory):
             pixels[:, :, 2 - i] += 127
             Image.fromarray(pixels).save(str(source / name / f"{j}.jpg"))
     data_dir = str(tmp_path_factory.mktemp("shards"))
-    _program("scripts/build_tfrecords.py", f"--source_dir={source}", f"--output_dir={data_dir}")
+    run("scripts/build_tfrecords.py", f"--source_dir={source}", f"--output_dir={data_dir}")
     return data_dir
 
 
 @pytest.mark.xdist_group("amoeba_net")
 def test_from_folders_to_accuracy_without_a_number_by_hand(converted, tmp_path):
     data, model = f"--data_dir={converted}", f"--model_dir={tmp_path}"
-    assert "sound." in _program("scripts/check_data.py", data)
+    assert "sound." in run("scripts/check_data.py", data).log
     epochs = ["--num_epochs=2", "--num_epochs_per_eval=2", "--random_seed=1"]
-    log = _program("amoeba_net.py", data, model, *epochs, *_SMALL, "--train_batch_size=60")
+    log = run("amoeba_net.py", data, model, *epochs, *_SMALL, "--train_batch_size=60").log
     for line in ("num_label_classes = 4", "num_train_images = 2160", "num_eval_images = 240"):
         assert f"{line}, from" in log
     (*_, evaluation) = [r for r in results.read_results(str(tmp_path)) if r["kind"] == "eval"]
@@ -455,29 +425,29 @@ def test_training_and_evaluation_with_damage(tmp_path):
         "--num_eval_images=64",
         f"--num_label_classes={NUM_CLASSES}",
     ]
-    log = _program(*command, f"--model_dir={tmp_path / 'fail'}", "--mode=train", status=1)
+    log = run(*command, f"--model_dir={tmp_path / 'fail'}", "--mode=train", status=1).log
     error = log.strip().splitlines()[-1]
     assert error.startswith(f"amoeba_net.py: {paths['train']}: record 15 is not there")
     assert "is truncated" in error and "--on_bad_record=skip" in error
     assert "Traceback" not in log
     skipped = tmp_path / "skip"
     command += [f"--model_dir={skipped}", "--on_bad_record=skip", "--num_epochs_per_eval=2"]
-    log = _program(*command)
+    log = run(*command).log
     for path in paths.values():
         assert f"Left out: {path}: record 15 is not there" in log
     assert "Only 63 of 64 images could be evaluated." in log
     (evaluation,) = [r for r in results.read_results(str(skipped)) if r["kind"] == "eval"]
     assert evaluation["metrics"]["images"] == 63
 
-    log = _program(*command, "--mode=eval", "--on_bad_record=fail", status=1)
+    log = run(*command, "--mode=eval", "--on_bad_record=fail", status=1).log
     assert "is truncated" in log and "Traceback" not in log
 
 
 def test_deterministic_input_needs_a_seed(tmp_path):
-    log = _program(
+    log = run(
         "amoeba_net.py", "--synthetic_data", f"--model_dir={tmp_path}", "--deterministic_input",
         *_SMALL, status=1,
-    )  # fmt: skip
+    ).log  # fmt: skip
     assert "--deterministic_input needs --random_seed" in log
 
 

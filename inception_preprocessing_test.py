@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+from helpers import encode
 from PIL import Image
 from scipy import stats
 from sklearn.datasets import load_sample_images
@@ -23,12 +24,6 @@ def _photo(mode="RGB", size=(250, 188)):
     return Image.fromarray(load_sample_images().images[0]).resize(size).convert(mode)
 
 
-def _encode(image, image_format="JPEG", **options):
-    buffer = io.BytesIO()
-    image.save(buffer, image_format, **options)
-    return buffer.getvalue()
-
-
 def _run(function, encoded, runs=1):
     """Results of `function` of an encoded image, with the same random numbers each time."""
     with tf.Graph().as_default(), tf.Session() as session:
@@ -42,27 +37,27 @@ def _run(function, encoded, runs=1):
 
 GREY_16_BITS = Image.fromarray(np.asarray(_photo("L")).astype(np.uint16) * 257)
 LOSSLESS = {
-    "PNG": _encode(_photo(), "PNG"),
-    "grey PNG": _encode(_photo("L"), "PNG"),
-    "grey PNG with alpha": _encode(_photo("LA"), "PNG"),
-    "PNG with alpha": _encode(_photo("RGBA"), "PNG"),
-    "PNG with palette": _encode(_photo("P"), "PNG"),
-    "GIF": _encode(_photo("P"), "GIF"),
-    "moving GIF": _encode(_photo("P"), "GIF", save_all=True, append_images=[_photo("P").rotate(9)]),
-    "BMP": _encode(_photo(), "BMP"),
-    "grey BMP": _encode(_photo("L"), "BMP"),
-    "BMP with alpha": _encode(_photo("RGBA"), "BMP"),
+    "PNG": encode(_photo(), "PNG"),
+    "grey PNG": encode(_photo("L"), "PNG"),
+    "grey PNG with alpha": encode(_photo("LA"), "PNG"),
+    "PNG with alpha": encode(_photo("RGBA"), "PNG"),
+    "PNG with palette": encode(_photo("P"), "PNG"),
+    "GIF": encode(_photo("P"), "GIF"),
+    "moving GIF": encode(_photo("P"), "GIF", save_all=True, append_images=[_photo("P").rotate(9)]),
+    "BMP": encode(_photo(), "BMP"),
+    "grey BMP": encode(_photo("L"), "BMP"),
+    "BMP with alpha": encode(_photo("RGBA"), "BMP"),
 }
 JPEGS = {
-    "JPEG": _encode(_photo(), quality=95),
-    "JPEG with full chroma": _encode(_photo(), subsampling=0),
-    "progressive JPEG": _encode(_photo(), progressive=True),
-    "grey JPEG": _encode(_photo("L")),
-    "CMYK JPEG": _encode(_photo("CMYK")),
-    "odd JPEG": _encode(_photo(size=(101, 67))),
-    "JPEG with a tail": _encode(_photo()) + b"tail",
-    "small JPEG": _encode(_photo(size=(5, 3))),
-    "one pixel": _encode(_photo(size=(1, 1))),
+    "JPEG": encode(_photo(), quality=95),
+    "JPEG with full chroma": encode(_photo(), subsampling=0),
+    "progressive JPEG": encode(_photo(), progressive=True),
+    "grey JPEG": encode(_photo("L")),
+    "CMYK JPEG": encode(_photo("CMYK")),
+    "odd JPEG": encode(_photo(size=(101, 67))),
+    "JPEG with a tail": encode(_photo()) + b"tail",
+    "small JPEG": encode(_photo(size=(5, 3))),
+    "one pixel": encode(_photo(size=(1, 1))),
 }
 
 
@@ -77,7 +72,7 @@ def test_lossless_formats(kind):
 
 
 def test_png_of_16_bits():
-    encoded = _encode(GREY_16_BITS, "PNG")
+    encoded = encode(GREY_16_BITS, "PNG")
     got, expected = (
         _run(lambda e: inception_preprocessing.preprocess_bytes(e, SIZE), image)[0]
         for image in (encoded, LOSSLESS["grey PNG"])
@@ -116,16 +111,16 @@ def test_training_versions(kind, fast):
 
 
 def _huge_progressive_jpeg() -> bytes:
-    data = bytearray(_encode(_photo(), progressive=True))
+    data = bytearray(encode(_photo(), progressive=True))
     frame = data.index(b"\xff\xc2")
     data[frame + 5 : frame + 9] = struct.pack(">HH", 65500, 65500)
     return bytes(data)
 
 
 DAMAGED = {
-    "cut JPEG": _encode(_photo())[:-900],
-    "JPEG without its end": _encode(_photo())[:-2],
-    "cut PNG": _encode(_photo(), "PNG")[:-900],
+    "cut JPEG": encode(_photo())[:-900],
+    "JPEG without its end": encode(_photo())[:-2],
+    "cut PNG": encode(_photo(), "PNG")[:-900],
     "JPEG of noise": b"\xff\xd8\xff" + b"\x80" * 99 + b"\xff\xd9",
     "start of a BMP": b"BM\xff\xfe",
     "text": b"text",
@@ -214,11 +209,11 @@ def _ramps() -> bytes:
     image = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
     image[:, :, 0] = np.round(np.linspace(LOW, HIGH, WIDTH))
     image[:, :, 1] = np.round(np.linspace(LOW, HIGH, HEIGHT))[:, np.newaxis]
-    return _encode(Image.fromarray(image), quality=100, subsampling=0)
+    return encode(Image.fromarray(image), quality=100, subsampling=0)
 
 
 def _even() -> bytes:
-    return _encode(Image.new("RGB", (WIDTH, HEIGHT), (128, 128, 128)), quality=100)
+    return encode(Image.new("RGB", (WIDTH, HEIGHT), (128, 128, 128)), quality=100)
 
 
 def _samples(preprocess, encoded, size=16) -> np.ndarray:

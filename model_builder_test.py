@@ -3,32 +3,24 @@
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+from helpers import tiny_hparams
 
 import amoeba_net_model
 import model_builder
 
-
-@pytest.fixture(autouse=True)
-def graph():
-    with tf.Graph().as_default() as graph:
-        tf.set_random_seed(1)
-        yield graph
+pytestmark = pytest.mark.usefixtures("graph")
 
 
 def _hparams(**values):
-    hparams = amoeba_net_model.build_hparams()
     small = {
         "num_cells": 3,
-        "reduction_size": 4,
-        "stem_reduction_size": 4,
         "image_size": 67,
+        "use_aux_head": True,
         "drop_connect_keep_prob": 1.0,
         "dense_dropout_keep_prob": 1.0,
         "train_batch_size": 8,
     }
-    for name, value in {**small, **values}.items():
-        hparams.set_hparam(name, value)
-    return hparams
+    return tiny_hparams(**{**small, **values})
 
 
 def _build(hparams, is_training=True, classes=7, batch=8):

@@ -10,12 +10,7 @@ import network_utils
 
 _FORMATS = ("NHWC", "NCHW")
 
-
-@pytest.fixture(autouse=True)
-def graph():
-    with tf.Graph().as_default() as graph:
-        tf.set_random_seed(1)
-        yield graph
+pytestmark = pytest.mark.usefixtures("graph")
 
 
 @pytest.fixture

@@ -2,16 +2,14 @@
 
 import csv
 import glob
-import io
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+from helpers import encode, flags, run, truncate
 from PIL import Image
 
 import amoeba_net_model
@@ -21,7 +19,6 @@ from common.devices.cpu import Cpu
 from common.errors import UserError
 
 pytestmark = pytest.mark.xdist_group("tiny_model")
-_ROOT = os.path.dirname(os.path.abspath(__file__))
 
 
 @pytest.fixture(scope="module")
@@ -73,13 +70,9 @@ def odd_dir(tmp_path_factory):
     image.save(str(directory / "suffix_of_another.png"), "JPEG")
     image.save(str(directory / "name, with ü.jpg"))
 
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG")
-    half = len(buffer.getvalue()) // 2
-    (directory / "TRUNCATED.jpg").write_bytes(buffer.getvalue()[:half])
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    (directory / "TRUNCATED.png").write_bytes(buffer.getvalue()[:half])
+    half = len(encode(image)) // 2
+    (directory / "TRUNCATED.jpg").write_bytes(encode(image)[:half])
+    (directory / "TRUNCATED.png").write_bytes(encode(image, "PNG")[:half])
     (directory / "EMPTY.jpg").write_bytes(b"")
     (directory / "TWO_BYTES.jpg").write_bytes(b"\xff\xd8")
     (directory / "TEXT.png").write_text("not an image")
@@ -165,17 +158,12 @@ def test_written_answers(tmp_path):
     assert lines[1] == {"path": "b?.jpg", "error": "is empty"}
 
 
-def run_program(tiny_model, *flags):
+def run_program(tiny_model, *arguments, status):
     hparams = tiny_model.hparams
     names = ("num_cells", "reduction_size", "stem_reduction_size", "image_size", "use_aux_head")
     names += ("num_label_classes", "batch_norm_epsilon", "num_eval_images", "eval_batch_size")
-    return subprocess.run(
-        [sys.executable, os.path.join(_ROOT, "amoeba_net.py")]
-        + [f"--{name}={getattr(hparams, name)}" for name in names]
-        + list(flags),
-        capture_output=True,
-        text=True,
-    )
+    network = flags({name: getattr(hparams, name) for name in names})
+    return run("amoeba_net.py", *network, *arguments, status=status)
 
 
 def test_program_classifies_images(tiny_model, image_dir, odd_dir, tmp_path):
@@ -187,17 +175,17 @@ def test_program_classifies_images(tiny_model, image_dir, odd_dir, tmp_path):
         f"--data_dir={tiny_model.data_dir}",
         f"--image_paths={image_dir}/0*.jpg,{odd_dir}/EMPTY.jpg",
         f"--predictions_file={output}",
+        status=1,
     )
-    assert done.returncode == 1
-    assert done.stderr.endswith("amoeba_net.py: 1 of 11 images could not be read; see above.\n")
-    assert f"{odd_dir}/EMPTY.jpg: is empty\n" in done.stdout
-    assert done.stdout.count("%  digit") + done.stdout.count("%  background") == 50
+    assert done.err.endswith("amoeba_net.py: 1 of 11 images could not be read; see above.\n")
+    assert f"{odd_dir}/EMPTY.jpg: is empty\n" in done.out
+    assert done.out.count("%  digit") + done.out.count("%  background") == 50
     with open(output) as file:
         assert ["error" in json.loads(line) for line in file] == [False] * 10 + [True]
 
 
 def test_program_exports(tiny_model, tmp_path):
-    done = run_program(
+    run_program(
         tiny_model,
         "--mode=export",
         f"--checkpoint_path={tiny_model.checkpoint}",
@@ -205,19 +193,14 @@ def test_program_exports(tiny_model, tmp_path):
         f"--export_dir={tmp_path}",
         "--export_format=saved_model,frozen_graph",
         "--add_warmup_requests",
+        status=0,
     )
-    assert done.returncode == 0, done.stderr
     *files, version = sorted(os.listdir(str(tmp_path)), key=str.isdigit)
     assert set(files) == {"atc.sh", "frozen_graph.pb", "labels.txt"}
     assert os.path.exists(str(tmp_path / version / "assets.extra" / "tf_serving_warmup_requests"))
 
 
-def _truncate(path):
-    with open(path, "r+b") as file:
-        file.truncate(os.path.getsize(path) // 2)
-
-
-@pytest.mark.parametrize("damage", [os.remove, _truncate])
+@pytest.mark.parametrize("damage", [os.remove, truncate])
 @pytest.mark.parametrize("part", ["index", "data-00000-of-00001"])
 def test_half_written_checkpoint(tiny_model, damage, part, tmp_path):
     for path in glob.glob(f"{tiny_model.checkpoint}.*"):
@@ -231,8 +214,7 @@ def test_half_written_checkpoint(tiny_model, damage, part, tmp_path):
 
 def test_export_without_a_checkpoint(tiny_model, tmp_path):
     done = run_program(
-        tiny_model, "--mode=export", f"--model_dir={tmp_path}", f"--export_dir={tmp_path}"
+        tiny_model, "--mode=export", f"--model_dir={tmp_path}", f"--export_dir={tmp_path}", status=1
     )
-    assert done.returncode == 1
     message = f"amoeba_net.py: There is no checkpoint in {tmp_path}:"
-    assert done.stderr.splitlines()[-1].startswith(message)
+    assert done.err.splitlines()[-1].startswith(message)

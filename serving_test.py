@@ -8,13 +8,13 @@ import sys
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+from helpers import write_random_checkpoint
 
 import amoeba_net_model
 import serving
 from common import inference_warmup
 from common.data import tfrecords
 from common.errors import UserError
-from conftest import write_random_checkpoint
 
 pytestmark = pytest.mark.xdist_group("tiny_model")
 _TOLERANCE = 1e-4

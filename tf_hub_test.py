@@ -2,13 +2,12 @@
 
 import ast
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 import tensorflow_hub as hub
+from helpers import run
 
 import amoeba_net_model
 import tf_hub
@@ -112,15 +111,12 @@ def test_eval_from_hub_equals_evaluation(tiny_model, modules):
     estimator = Cpu().estimator(model.model_fn, tiny_model.model_dir, 1)
     pipeline = amoeba_net_model.InputPipeline(False, tiny_model.data_dir, hparams)
     expected = estimator.evaluate(pipeline.input_fn, checkpoint_path=tiny_model.checkpoint)
-    done = subprocess.run(
-        [sys.executable, tf_hub.__file__, "--mode=eval", f"--export_dir={modules}"]
-        + [f"--data_dir={tiny_model.data_dir}", f"--num_label_classes={_CLASSES}"]
-        + [f"--num_eval_images={hparams.num_eval_images}", "--eval_batch_size=16"],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    (line,) = [ln for ln in done.stderr.splitlines() if "Evaluation results: " in ln]
+    log = run(
+        *["tf_hub.py", "--mode=eval", f"--export_dir={modules}"],
+        *[f"--data_dir={tiny_model.data_dir}", f"--num_label_classes={_CLASSES}"],
+        *[f"--num_eval_images={hparams.num_eval_images}", "--eval_batch_size=16"],
+    ).log
+    (line,) = [ln for ln in log.splitlines() if "Evaluation results: " in ln]
     found = ast.literal_eval(line.split("Evaluation results: ")[1])
     for k in (1, 5):
         name = f"top_{k}_accuracy"

@@ -9,10 +9,9 @@ import subprocess
 import sys
 
 import pytest
+from helpers import ROOT
 
 from common import files
-
-_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 # As a local path, and as one of a file system that only TensorFlow knows.
@@ -105,7 +104,7 @@ with files.locked(sys.argv[1]):
 def test_a_lock_is_free_when_its_process_has_been_killed(name, tmp_path):
     path = os.path.join(str(tmp_path), name)
     holder = subprocess.Popen(
-        [sys.executable, "-c", _HOLDER, path], cwd=_ROOT, stdout=subprocess.PIPE
+        [sys.executable, "-c", _HOLDER, path], cwd=ROOT, stdout=subprocess.PIPE
     )
     try:
         assert holder.stdout.readline() == b"locked\n"
@@ -143,5 +142,5 @@ def test_light_programs_do_not_wait_for_tensorflow(tmp_path):
         "assert 'tensorflow' not in sys.modules and 'numpy' not in sys.modules"
     )
     path = str(tmp_path / "file")
-    subprocess.run([sys.executable, "-c", code, path], cwd=_ROOT, check=True)
+    subprocess.run([sys.executable, "-c", code, path], cwd=ROOT, check=True)
     assert os.path.exists(path)

@@ -11,10 +11,10 @@ import sys
 import tarfile
 import time
 
-import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from absl import flags
+from helpers import ROOT, encode, noise, run
 from PIL import Image
 
 from common import imagenet
@@ -22,38 +22,26 @@ from common.data import tfrecords
 from common.errors import UserError
 from scripts import build_tfrecords
 
-PROGRAM = os.path.abspath(build_tfrecords.__file__)
-ROOT = os.path.dirname(os.path.dirname(PROGRAM))
 WNIDS = [wnid for wnid, _ in imagenet.synsets()]
 # The real names of one of the irregular files each.
 PNG_NAMED_JPEG = "n02105855_2933.JPEG"
 CMYK_JPEG = "n01739381_1309.JPEG"
 
 
-def _command(source_dir, output_dir, *flags):
-    paths = [f"--source_dir={source_dir}", f"--output_dir={output_dir}"]
-    return [sys.executable, PROGRAM, *paths, *flags]
+def _paths(source_dir, output_dir):
+    return [f"--source_dir={source_dir}", f"--output_dir={output_dir}"]
 
 
 def _build(source_dir, output_dir, *flags, status=0):
     """Runs the program; returns its (standard output, standard error)."""
-    done = subprocess.run(
-        _command(source_dir, output_dir, "--workers=2", *flags),
-        capture_output=True,
-        text=True,
-        timeout=600,
-        cwd="/",
-    )
-    assert done.returncode == status, done.stdout + done.stderr
-    return done.stdout, done.stderr
+    command = "scripts/build_tfrecords.py", *_paths(source_dir, output_dir), "--workers=2", *flags
+    ended = run(*command, status=status)
+    return ended.out, ended.err
 
 
 @functools.lru_cache(maxsize=None)
-def _encode(seed, format_="JPEG", mode="RGB", size=16):
-    pixels = np.random.RandomState(seed).randint(0, 256, (size, size, 3)).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(buffer, format_)
-    return buffer.getvalue()
+def _encode(seed, image_format="JPEG", mode="RGB"):
+    return encode(noise(seed, mode=mode), image_format)
 
 
 def _make_folders(root, classes=("ant", "bee", "cat"), images=20, suffix="jpg", **options):
@@ -277,7 +265,7 @@ def test_killed_and_restarted(tmp_path):
     source = _make_folders(tmp_path / "photos", ("ant", "bee"), 60)
     flags = "--num_train_shards=24", "--num_validation_shards=2"
     _build(source, tmp_path / "whole", *flags)
-    _, _, *arguments = _command(source, tmp_path / "out", "--workers=2", *flags)
+    arguments = [*_paths(source, tmp_path / "out"), "--workers=2", *flags]
     for shards in (3, 10):
         _kill_while_running(arguments, tmp_path / "out", shards, tmp_path)
         assert len(list((tmp_path / "out").glob("train-*"))) == shards

@@ -1,25 +1,18 @@
 """Tests of check_data.py, run as people run it."""
 
-import io
 import json
 import os
+import pathlib
 import re
-import subprocess
-import sys
 
-import numpy as np
 import pytest
-from PIL import Image
+from helpers import encode, flip, noise, run, write_shards
 
 from common.data import tfrecords
-from scripts import build_tfrecords, check_data
 
 
-def _image(format_="JPEG", mode="RGB"):
-    pixels = np.random.RandomState(0).randint(0, 256, (16, 16, 3)).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(buffer, format_)
-    return buffer.getvalue()
+def _image(image_format="JPEG", mode="RGB"):
+    return encode(noise(0, mode=mode), image_format)
 
 
 def _example(label=1, encoded=None):
@@ -34,30 +27,13 @@ def _without(*keys):
     return example
 
 
-def _write(data_dir, shards, split="train"):
-    """Writes shards, each a list of records; returns their paths."""
-    paths = []
-    for index, records in enumerate(shards):
-        name = tfrecords.shard_name(split, index, len(shards))
-        paths.append(data_dir / name)
-        tfrecords.write_shard(str(paths[-1]), records)
-    return paths
-
-
 def _check(data_dir, *flags, status):
-    """Runs the program; returns its standard output and the JSON report."""
+    """Runs the program; returns what it prints and the JSON report."""
     result = data_dir.parent / "result.json"
-    done = subprocess.run(
-        [sys.executable, check_data.__file__, f"--data_dir={data_dir}", f"--result={result}"]
-        + ["--workers=2", *flags],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        cwd="/",
-    )
-    assert done.returncode == status, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr, json.loads(result.read_text()) if result.exists() else None
+    paths = f"--data_dir={data_dir}", f"--result={result}"
+    log = run("scripts/check_data.py", *paths, "--workers=2", *flags, status=status).log
+    assert "Traceback" not in log
+    return log, json.loads(result.read_text()) if result.exists() else None
 
 
 @pytest.fixture
@@ -66,17 +42,11 @@ def data_dir(tmp_path):
     return tmp_path / "data"
 
 
-def _flip(path, position):
-    data = bytearray(path.read_bytes())
-    data[position] ^= 0x10
-    path.write_bytes(bytes(data))
-
-
 def test_sound(data_dir):
     shard = [_example(1), _example(1000), _example(7, _image(mode="L"))]
-    _write(data_dir, [shard, shard])
+    write_shards(data_dir, "train", [shard, shard])
     (data_dir / "validation").mkdir()
-    _write(data_dir / "validation", [[_example(5, _image("PNG"))]], "validation")
+    write_shards(data_dir / "validation", "validation", [[_example(5, _image("PNG"))]])
     output, result = _check(data_dir, status=0)
     assert result["ok"]
     assert result["splits"]["train"]["records"] == 6
@@ -111,12 +81,13 @@ def test_every_damage_is_located(data_dir):
         "removed": [good],
         "sound": [good],
     }
-    path = dict(zip(cases, _write(data_dir, list(cases.values()))))
+    paths = write_shards(data_dir, "train", list(cases.values()))
+    path = dict(zip(cases, map(pathlib.Path, paths)))
     size = len(path["truncated record"].read_bytes()) // 2
     for name, keep in (("truncated record", 2 * size - 30), ("cut to its header", size + 5)):
         path[name].write_bytes(path[name].read_bytes()[:keep])
-    _flip(path["flipped byte of an image"], size + 300)
-    _flip(path["flipped byte of a length"], size)
+    flip(path["flipped byte of an image"], size + 300)
+    flip(path["flipped byte of a length"], size)
     path["empty"].write_bytes(b"")
     path["text"].write_text("I am not a TFRecord file.\n" * 20)
     path["removed"].unlink()
@@ -174,12 +145,8 @@ class TestWithDatasetInfo:
             for i in range(8):
                 (tmp_path / "photos" / c / f"{i}.jpg").write_bytes(_image())
         flags = "--num_train_shards=3", "--num_validation_shards=2", "--validation_fraction=0.25"
-        subprocess.run(
-            [sys.executable, build_tfrecords.__file__, f"--source_dir={tmp_path / 'photos'}"]
-            + [f"--output_dir={tmp_path / 'data'}", *flags],
-            check=True,
-            capture_output=True,
-        )
+        paths = f"--source_dir={tmp_path / 'photos'}", f"--output_dir={tmp_path / 'data'}"
+        run("scripts/build_tfrecords.py", *paths, *flags)
         return tmp_path / "data"
 
     def test_sound(self, data_dir):

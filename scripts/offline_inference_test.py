@@ -1,13 +1,13 @@
 """Accuracy through .bin files is evaluation's, image for image."""
 
+import functools
 import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+from helpers import run
 
 import amoeba_net_model
 import serving
@@ -17,13 +17,7 @@ from scripts import offline_inference
 
 pytestmark = pytest.mark.xdist_group("tiny_model")
 
-
-def run(*args):
-    return subprocess.run(
-        [sys.executable, offline_inference.__file__, *map(str, args)],
-        capture_output=True,
-        text=True,
-    )
+_run = functools.partial(run, "scripts/offline_inference.py")
 
 
 def evaluate(tiny_model):
@@ -42,27 +36,24 @@ def test_write_run_and_score(tiny_model, tmp_path):
     )
     batches, outputs = tmp_path / "batches", tmp_path / "outputs"
     # 60 images: another batch size than evaluation's, and a last batch that is not full.
-    written = run(
+    _run(
         *("write", f"--data_dir={tiny_model.data_dir}", f"--batches_dir={batches}"),
         *("--batch_size=7", f"--image_size={tiny_model.hparams.image_size}"),
     )
-    assert written.returncode == 0, written.stderr
     assert (batches / "8.bin").stat().st_size == 7 * 40 * 40 * 3 * 4
-    early = run("score", f"--batches_dir={batches}", f"--outputs_dir={outputs}")
-    assert early.returncode == 1
-    assert early.stderr == f"offline_inference.py: {outputs}/0_output_0.bin is missing.\n"
-    ran = run(
+    early = _run("score", f"--batches_dir={batches}", f"--outputs_dir={outputs}", status=1)
+    assert early.err == f"offline_inference.py: {outputs}/0_output_0.bin is missing.\n"
+    _run(
         *("run", f"--frozen_graph={graph}"),
         *(f"--batches_dir={batches}", f"--outputs_dir={outputs}"),
     )
-    assert ran.returncode == 0, ran.stderr
     (batches / "batches.json").write_text(
         (batches / "batches.json").read_text().replace('"image_size": 40', '"image_size": 39')
     )
     with pytest.raises(UserError, match=r"shape \[7, 39, 39, 3\], and .* takes \(\?, 40, 40, 3\)"):
         offline_inference.run_batches(graph, str(batches), str(outputs))
-    scored = run("score", f"--batches_dir={batches}", f"--outputs_dir={outputs}")
-    found = re.findall(r"^top_(\d)_accuracy = ([\d.]+) \((\d+) of 60\)$", scored.stdout, re.M)
+    scored = _run("score", f"--batches_dir={batches}", f"--outputs_dir={outputs}")
+    found = re.findall(r"^top_(\d)_accuracy = ([\d.]+) \((\d+) of 60\)$", scored.out, re.M)
     assert {int(k): float(count) for k, _, count in found} == pytest.approx(evaluate(tiny_model))
     assert [float(accuracy) for _, accuracy, _ in found] == pytest.approx(
         [int(count) / 60 for _, _, count in found]

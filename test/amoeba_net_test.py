@@ -1,42 +1,29 @@
 """The program as its users run it: modes, results, kill and restart, wrong input."""
 
-import os
 import re
 import signal
 import subprocess
-import sys
 import time
 
+import helpers
 import pytest
 
 from common import results
 from common.checkpoints import reading, selection
 from scripts import make_digits
 
-_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _SMALL = [
-    *["--num_cells=2", "--reduction_size=4", "--stem_reduction_size=4", "--image_size=19"],
-    *["--use_aux_head=False", "--augment=False", "--train_batch_size=32", "--eval_batch_size=32"],
+    *helpers.flags(helpers.TINY),
+    *["--augment=False", "--train_batch_size=32", "--eval_batch_size=32"],
     *["--optimizer=momentum", "--lr=0.1", "--lr_decay_method=cosine", "--accelerator=cpu"],
 ]
 
 pytestmark = pytest.mark.xdist_group("amoeba_net")
 
 
-def _command(*flags):
-    return [sys.executable, os.path.join(_ROOT, "amoeba_net.py"), *flags]
-
-
-def _run(*flags):
-    """(exit status, standard output and error) of the program."""
-    done = subprocess.run(
-        _command(*flags),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=1200,
-        check=False,
-    )
-    return done.returncode, done.stdout.decode()
+def _run(*flags, status=0):
+    """What the program prints."""
+    return helpers.run("amoeba_net.py", *flags, status=status).log
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +37,10 @@ def digits(tmp_path_factory):
 def trained(digits, tmp_path_factory):
     """(model directory, log) of a run over two epochs of 45 steps."""
     model_dir = str(tmp_path_factory.mktemp("model"))
-    status, log = _run(
+    log = _run(
         "--mode=train_and_eval", f"--data_dir={digits}", f"--model_dir={model_dir}",
         "--num_epochs=2", "--random_seed=1", *_SMALL,
     )  # fmt: skip
-    assert status == 0, log
     return model_dir, log
 
 
@@ -98,10 +84,7 @@ def test_results_json(trained):
 def test_finished_run_evaluates_once_and_ends(trained, digits):
     model_dir, _ = trained
     before = results.read_results(model_dir)
-    status, log = _run(
-        f"--data_dir={digits}", f"--model_dir={model_dir}", "--num_epochs=2", *_SMALL
-    )
-    assert status == 0, log
+    log = _run(f"--data_dir={digits}", f"--model_dir={model_dir}", "--num_epochs=2", *_SMALL)
     after = results.read_results(model_dir)
     assert [r["kind"] for r in after[len(before) :]] == ["eval"]
     assert after[-1]["metrics"] == pytest.approx(before[-1]["metrics"], rel=1e-5)
@@ -111,29 +94,24 @@ def test_finished_run_evaluates_once_and_ends(trained, digits):
 def test_eval_mode_ends_after_the_last_step_and_takes_one_checkpoint(trained, digits):
     model_dir, _ = trained
     common = [f"--data_dir={digits}", f"--model_dir={model_dir}", "--num_epochs=2", *_SMALL]
-    status, log = _run("--mode=eval", "--eval_drop_remainder", *common)
-    assert status == 0 and "Evaluated the last step, 90." in log, log
+    log = _run("--mode=eval", "--eval_drop_remainder", *common)
+    assert "Evaluated the last step, 90." in log
     assert results.read_results(model_dir)[-1]["metrics"]["images"] == 352
-    status, log = _run("--mode=eval", f"--checkpoint_path={model_dir}/model.ckpt-45", *common)
-    assert status == 0, log
+    _run("--mode=eval", f"--checkpoint_path={model_dir}/model.ckpt-45", *common)
     assert results.read_results(model_dir)[-1]["global_step"] == 45
 
 
 def test_predict_mode_measures_speed(trained, digits):
     model_dir, _ = trained
-    status, log = _run(
-        "--mode=predict", f"--data_dir={digits}", f"--model_dir={model_dir}", *_SMALL
-    )
-    assert status == 0, log
+    log = _run("--mode=predict", f"--data_dir={digits}", f"--model_dir={model_dir}", *_SMALL)
     assert re.search(r"Inference speed = [\d.]+ images per second\.", log)
 
 
 def test_synthetic_data(tmp_path):
-    status, log = _run(
+    _run(
         "--mode=train", "--synthetic_data", f"--model_dir={tmp_path}", "--num_train_images=96",
         "--num_epochs=1", *_SMALL, "--num_label_classes=5",
     )  # fmt: skip
-    assert status == 0, log
     assert results.read_results(str(tmp_path))[-1]["global_step"] == 3
 
 
@@ -157,7 +135,7 @@ def test_killed_runs_end_at_the_planned_step(digits, tmp_path):
     for delay in (0.0, 0.3, 0.1):
         reached = step() + 20
         process = subprocess.Popen(
-            _command(*flags, "--train_steps=1000000"),
+            helpers.command("amoeba_net.py", *flags, "--train_steps=1000000"),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -169,8 +147,7 @@ def test_killed_runs_end_at_the_planned_step(digits, tmp_path):
         process.wait()
         assert reached <= step()
     planned = step() + 50
-    status, log = _run(*flags, f"--train_steps={planned}")
-    assert status == 0, log
+    _run(*flags, f"--train_steps={planned}")
     assert step() == planned
     last = results.read_results(model_dir)[-1]
     assert (last["kind"], last["global_step"]) == ("eval", planned)
@@ -200,7 +177,6 @@ def test_killed_runs_end_at_the_planned_step(digits, tmp_path):
 def test_wrong_input_ends_with_a_sentence(flags, expected, tmp_path, digits, trained):
     """What else can be wrong with flags is in settings_test.py."""
     names = {"tmp": tmp_path, "digits": digits, "trained": trained[0]}
-    status, log = _run(*(flag.format(**names) for flag in flags))
-    assert status == 1
+    log = _run(*(flag.format(**names) for flag in flags), status=1)
     assert expected.format(**names) in log
     assert "Traceback" not in log

@@ -6,37 +6,27 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import textwrap
 import time
 
+import helpers
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
 import amoeba_net_model
-import conftest
 from common import results
 from common.checkpoints import reading, selection
-from common.data import tfrecords
 from common.devices.cpu import Cpu
 from common.hooks import interruption
 from scripts import launch_local
 
-_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _IMAGES = 32
 _FIRST_STEP = 7  # Of the checkpoint that all trainings go on from.
 _STEPS = 6
-_SMALL = {
-    "num_cells": 2,
-    "reduction_size": 4,
-    "stem_reduction_size": 4,
-    "image_size": 19,
-    "use_aux_head": False,
-    "num_label_classes": 11,
-}
+_SMALL = {**helpers.TINY, "num_label_classes": 11}
 _FLAGS = [
-    *(f"--{name}={value}" for name, value in _SMALL.items()),
+    *helpers.flags(_SMALL),
     *["--accelerator=cpu", "--optimizer=sgd", "--lr=0.05", "--lr_decay_method=constant"],
     # Each step sees all images, so that their order does not matter.
     *[f"--num_train_images={_IMAGES}", f"--train_batch_size={_IMAGES}"],
@@ -101,21 +91,12 @@ pytestmark = pytest.mark.xdist_group("distribution")
 def setting(tmp_path_factory):
     """Directory with the program, images and a checkpoint to go on from."""
     directory = tmp_path_factory.mktemp("distribution")
-    (directory / "program.py").write_text(textwrap.dedent(_PROGRAM).format(root=_ROOT))
-    images, labels = conftest._encoded_images()
-    examples = [
-        tfrecords.image_example(image, label, height=72, width=72)
-        for image, label in zip(images[:_IMAGES], labels)
-    ]
-    os.makedirs(directory / "data")
+    (directory / "program.py").write_text(textwrap.dedent(_PROGRAM).format(root=helpers.ROOT))
+    images, labels = helpers.digits_and_photos()
+    examples = helpers.image_examples(images[:_IMAGES], labels)
     for split, shards in (("train", 3), ("validation", 1)):  # 3: files that do not divide.
-        for i in range(shards):
-            path = directory / "data" / tfrecords.shard_name(split, i, shards)
-            tfrecords.write_shard(str(path), examples[i::shards])
-    hparams = amoeba_net_model.build_hparams()
-    for name, value in _SMALL.items():
-        hparams.set_hparam(name, value)
-    conftest.write_random_checkpoint(hparams, str(directory / "start"))
+        helpers.write_shards(directory / "data", split, helpers.deal(examples, shards))
+    helpers.write_random_checkpoint(helpers.tiny_hparams(**_SMALL), str(directory / "start"))
     return directory
 
 
@@ -129,9 +110,9 @@ def _train(setting, name, processes, *flags):
     ]
     program = str(setting / "program.py")
     if processes == 1:
-        command = [sys.executable, program, *flags]
+        command = helpers.command(program, *flags)
     else:
-        launcher = [sys.executable, launch_local.__file__, f"--workers={processes}"]
+        launcher = helpers.command("scripts/launch_local.py", f"--workers={processes}")
         launcher += [f"--log_dir={setting}/{name}.log", f"--program={program}"]
         command = [*launcher, *(["--evaluator"] if processes == 2 else []), "--", *flags]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
@@ -247,16 +228,11 @@ def test_signals_a_killed_worker_and_new_starts_end_at_the_planned_step(setting,
     assert f"model.ckpt-{first}\n" in _read(f"{tmp_path}/second/worker_0.log")
 
     steps = second + 60
-    command = [sys.executable, launch_local.__file__, "--max_restarts=1", f"--log_dir={logs}"]
-    done = subprocess.run(
-        [*command, f"--program={setting}/program.py", "--", *flags, f"--train_steps={steps}"],
-        stdout=subprocess.PIPE,
+    out = helpers.run(
+        *["scripts/launch_local.py", "--max_restarts=1", f"--log_dir={logs}"],
+        *[f"--program={setting}/program.py", "--", *flags, f"--train_steps={steps}"],
         env={**os.environ, "KILL_AT": f"{second + 40}:{tmp_path}/killed"},
-        timeout=600,
-        check=False,
-    )
-    out = done.stdout.decode()
-    assert done.returncode == 0, out
+    ).log
     assert reading.global_step(selection.latest(model_dir)) == steps
     assert "worker 1 ended with status 137" in out
     assert "starting all processes again (1 of 1)" in out
@@ -298,18 +274,12 @@ def test_signals_a_killed_worker_and_new_starts_end_at_the_planned_step(setting,
 )
 def test_wrong_clusters_end_with_a_sentence(setting, tmp_path, config, flags, message):
     (port,) = launch_local.free_ports(1)
-    done = subprocess.run(
-        [
-            *[sys.executable, os.path.join(_ROOT, "amoeba_net.py"), "--mode=train", *_FLAGS],
-            *[f"--data_dir={setting}/data", f"--model_dir={tmp_path}", *flags],
-        ],
+    log = helpers.run(
+        *["amoeba_net.py", "--mode=train", *_FLAGS],
+        *[f"--data_dir={setting}/data", f"--model_dir={tmp_path}", *flags],
+        status=1,
         env={**os.environ, "TF_CONFIG": config % {"port": port}},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
-    log = done.stdout.decode()
-    assert done.returncode == 1
+    ).log
     assert message in log
     assert "Traceback" not in log
 
@@ -368,17 +338,17 @@ def _train_replicas(replicas, model_dir, steps):
 
     Both halves of a batch are the same images, so that their statistics are the whole batch's.
     """
-    hparams = amoeba_net_model.build_hparams()
-    settings = {
-        **_SMALL,
-        "image_size": 32,
-        "dense_dropout_keep_prob": 1.0,
-        "drop_connect_keep_prob": 1.0,
-    }
-    settings.update(lr=0.01, lr_decay_method="constant", optimizer="momentum")
-    settings.update(train_batch_size=8, num_train_images=80)
-    for name, value in settings.items():
-        hparams.set_hparam(name, value)
+    hparams = helpers.tiny_hparams(
+        num_label_classes=11,
+        image_size=32,
+        dense_dropout_keep_prob=1.0,
+        drop_connect_keep_prob=1.0,
+        lr=0.01,
+        lr_decay_method="constant",
+        optimizer="momentum",
+        train_batch_size=8,
+        num_train_images=80,
+    )
     random, size = np.random.RandomState(0), hparams.image_size
     images = np.tile(random.uniform(-1, 1, (4, size, size, 3)), [2, 1, 1, 1]).astype(np.float32)
     labels = np.tile(np.arange(1, 5, dtype=np.int32), 2)

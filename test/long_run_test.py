@@ -8,25 +8,21 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
+import helpers
 import numpy as np
 import pytest
-import tensorflow.compat.v1 as tf
 
-import conftest
 import run
 import settings
 from common import results
 from common.checkpoints import reading, selection
-from common.data import tfrecords
 from common.hooks import interruption
 
-_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _SMALL = [
-    *["--num_cells=2", "--reduction_size=4", "--stem_reduction_size=4", "--image_size=19"],
-    *["--use_aux_head=False", "--train_batch_size=4", "--eval_batch_size=4", "--accelerator=cpu"],
+    *helpers.flags(helpers.TINY),
+    *["--train_batch_size=4", "--eval_batch_size=4", "--accelerator=cpu"],
     *["--num_label_classes=5", "--num_eval_images=8", "--synthetic_data", "--random_seed=1"],
     *["--lr=0.01", "--lr_decay_method=constant", "--save_checkpoints_steps=20"],
 ]
@@ -35,7 +31,7 @@ pytestmark = pytest.mark.xdist_group("long_run")
 
 
 def _start(*flags, **options):
-    command = [sys.executable, os.path.join(_ROOT, "amoeba_net.py"), *_SMALL, *flags]
+    command = helpers.command("amoeba_net.py", *_SMALL, *flags)
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
 
 
@@ -50,11 +46,6 @@ def _wait_for_checkpoint(process, model_dir):
     while not glob.glob(os.path.join(model_dir, "model.ckpt-*.index")):
         assert process.poll() is None, process.communicate()[0].decode()
         time.sleep(0.1)
-
-
-def _truncate(path):
-    with open(path, "r+b") as f:
-        f.truncate(os.path.getsize(path) // 2)
 
 
 def test_second_trainer_then_signal_then_damage_then_the_end(tmp_path):
@@ -74,8 +65,8 @@ def test_second_trainer_then_signal_then_damage_then_the_end(tmp_path):
     assert selection.latest(model_dir) == newest and reading.global_step(newest) == stopped
     assert results.read_results(model_dir)[-1]["global_step"] == stopped
 
-    _truncate(f"{newest}.data-00000-of-00001")
-    _truncate(os.path.join(model_dir, "checkpoint"))
+    helpers.truncate(f"{newest}.data-00000-of-00001")
+    helpers.truncate(os.path.join(model_dir, "checkpoint"))
     before = (stopped - 1) // 20 * 20
     status, log = _end(
         _start(
@@ -157,13 +148,8 @@ def test_model_dir_that_becomes_read_only(tmp_path):
 def test_vanished_data(tmp_path):
     """The files that are open can be read to their end; there is no next epoch."""
     data_dir, model_dir = tmp_path / "data", str(tmp_path / "model")
-    images, labels = conftest._encoded_images()
-    examples = [
-        tfrecords.image_example(image, label, height=72, width=72)
-        for image, label in zip(images[:40], labels)
-    ]
-    os.makedirs(data_dir)
-    tfrecords.write_shard(str(data_dir / tfrecords.shard_name("train", 0, 1)), examples)
+    images, labels = helpers.digits_and_photos()
+    helpers.write_shards(data_dir, "train", [helpers.image_examples(images[:40], labels)])
     flags = ["--nosynthetic_data", f"--data_dir={data_dir}", "--num_label_classes=11"]
     training = _start("--mode=train", f"--model_dir={model_dir}", "--train_steps=1000000", *flags)
     _wait_for_checkpoint(training, model_dir)
@@ -196,11 +182,8 @@ def test_loss_that_is_not_finite(on_nan, tmp_path):
         assert re.search(r"step \d+: loss \S+, learning rate 1e\+20, softmax_loss \S+, reg", log)
 
 
-def test_checkpoint_that_is_deleted_under_its_evaluation(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(tf.get_logger(), "propagate", True)
-    with tf.Graph().as_default(), tf.Session() as session:
-        session.run(tf.train.get_or_create_global_step().assign(7))
-        whole = tf.train.Saver().save(session, str(tmp_path / "model.ckpt"), global_step=7)
+def test_checkpoint_that_is_deleted_under_its_evaluation(tmp_path, monkeypatch, log):
+    whole = helpers.checkpoint_path(helpers.save_checkpoints(str(tmp_path), [7]), 7)
     deleted = str(tmp_path / "model.ckpt-6")
     monkeypatch.setattr(selection, "wait_for_new", lambda *arguments: iter([deleted, whole]))
     evaluated = []
@@ -209,4 +192,4 @@ def test_checkpoint_that_is_deleted_under_its_evaluation(tmp_path, monkeypatch, 
     one_run.model_dir, one_run.train_steps, one_run.evaluate = str(tmp_path), 7, evaluated.append
     one_run.eval_mode()
     assert evaluated == [whole]
-    assert f"{deleted} was deleted during its evaluation: taking the next one." in caplog.text
+    assert f"{deleted} was deleted during its evaluation: taking the next one." in log.text

@@ -1,42 +1,26 @@
 """The ModelZoo's training scripts with the real program."""
 
-import io
 import os
 import re
 import subprocess
 
-import numpy as np
+import helpers
 import pytest
 from npu_stand_in.installed import PATH
-from PIL import Image
 from training_scripts import Copy, case_log
 
 from common import results
-from common.data import tfrecords
 
-_TINY = [
-    "--num_cells=2",
-    "--reduction_size=8",
-    "--stem_reduction_size=4",
-    "--image_size=32",
-    "--use_aux_head=False",
-    "--num_label_classes=11",
-    "--eval_batch_size=4",
-    "--lr=0.05",
-]
-
-
-def _write_data(directory):
-    pixels = np.random.RandomState(0).randint(0, 255, (16, 24, 24, 3), np.uint8)
-    for split in ("train", "validation"):
-        examples = []
-        for i, image in enumerate(pixels):
-            buffer = io.BytesIO()
-            Image.fromarray(image).save(buffer, "JPEG")
-            label = i % 10 + 1
-            examples.append(tfrecords.image_example(buffer.getvalue(), label, height=24, width=24))
-        path = os.path.join(directory, tfrecords.shard_name(split, 0, 1))
-        tfrecords.write_shard(path, examples)
+_TINY = helpers.flags(
+    {
+        **helpers.TINY,
+        "reduction_size": 8,
+        "image_size": 32,
+        "num_label_classes": 11,
+        "eval_batch_size": 4,
+        "lr": 0.05,
+    }
+)
 
 
 def _last(pattern, text):
@@ -47,7 +31,10 @@ def _last(pattern, text):
 def test_scripts_end_to_end(tmp_path):
     """One as the ModelZoo's harness runs it, on the NPU's stand-in; one edited, on the CPU."""
     copy = Copy(tmp_path / "repository")
-    _write_data(copy.data)
+    images, labels = helpers.digits_and_photos()
+    for split in ("train", "validation"):
+        examples = helpers.image_examples(images[:16], labels)
+        helpers.write_shards(copy.data, split, [examples])
     model = str(tmp_path / "model")
     status, printed = copy.run(
         "test/train_full_1p.sh",

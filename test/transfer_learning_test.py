@@ -5,6 +5,7 @@ import os
 import re
 from unittest import mock
 
+import helpers
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -107,11 +108,9 @@ def _main(**flags):
         "mode": "train",
         "accelerator": "cpu",
         "synthetic_data": True,
-        "num_cells": 2,
+        **helpers.TINY,
         "reduction_size": 8,
-        "stem_reduction_size": 4,
         "image_size": 40,
-        "use_aux_head": False,
         "num_label_classes": 6,
         "train_batch_size": 4,
         "num_train_images": 40,
@@ -121,7 +120,7 @@ def _main(**flags):
         **flags,
     }
     with flagsaver.flagsaver():
-        arguments = [f"--{name}={value}" for name, value in values.items() if value is not None]
+        arguments = helpers.flags({k: v for k, v in values.items() if v is not None})
         amoeba_net.FLAGS(["amoeba_net.py", *arguments])
         amoeba_net.main(["amoeba_net.py"])
 
@@ -193,15 +192,9 @@ def test_start_on_the_npu(tiny_model, source, tmp_path):
 )
 def test_checkpoint_of_another_network(flags, message, tiny_model, tmp_path):
     """Said before the long part of graph building."""
-    source = tmp_path / "source"
-    source.mkdir()
-    name = os.path.basename(tiny_model.checkpoint)
-    for suffix in (".index", ".data-00000-of-00001"):
-        os.symlink(tiny_model.checkpoint + suffix, str(source / (name + suffix)))
-    records = [{"kind": "train", "hparams": tiny_model.hparams.values()}]
-    (source / "results.json").write_text(json.dumps(records))
+    source = tiny_model.as_trained(str(tmp_path / "source"))
     with mock.patch.object(tf.train.Optimizer, "compute_gradients", side_effect=AssertionError):
         with pytest.raises(SystemExit) as error:
-            _main(model_dir=str(tmp_path / "new"), init_checkpoint=str(source / name), **flags)
+            _main(model_dir=str(tmp_path / "new"), init_checkpoint=source, **flags)
     assert re.search(message, str(error.value)), error.value
     assert "\n" not in str(error.value)

@@ -9,13 +9,12 @@ import sys
 
 import pytest
 import tensorflow.compat.v1 as tf
-from helpers import checkpoint_file, checkpoint_path, truncate
+from helpers import ROOT, checkpoint_file, checkpoint_path, truncate
 
 from common import files
 from common.checkpoints import selection, storage
 from common.errors import UserError
 
-_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _HOLDER = """
 import sys, time
 from common.checkpoints import storage
@@ -28,7 +27,7 @@ with storage.locked(sys.argv[1]):
 def test_second_writer_is_refused_until_the_first_is_gone(tmp_path):
     directory = str(tmp_path / "model")
     holder = subprocess.Popen(
-        [sys.executable, "-c", _HOLDER, directory], cwd=_ROOT, stdout=subprocess.PIPE
+        [sys.executable, "-c", _HOLDER, directory], cwd=ROOT, stdout=subprocess.PIPE
     )
     try:
         assert holder.stdout.readline() == b"locked\n"

@@ -1,7 +1,5 @@
 """What a training takes from another one's checkpoint, and what not."""
 
-import logging
-
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -100,12 +98,10 @@ def test_values_are_loaded_by_the_scaffold_and_nothing_is_added_to_the_graph(sou
     np.testing.assert_array_equal(new["head/FC/w"], old["head/FC/w"])
 
 
-def test_log_says_what_was_taken_and_what_not_and_why(source, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("tensorflow"), "propagate", True)
-    tf.logging.set_verbosity(tf.logging.INFO)
-    with tf.Graph().as_default(), caplog.at_level(logging.INFO):
+def test_log_says_what_was_taken_and_what_not_and_why(source, log):
+    with tf.Graph().as_default():
         warm_start.plan(source.path, _variables(), exclude="cell/v")
-    lines = [record.getMessage().strip() for record in caplog.records]
+    lines = [message.strip() for message in log.messages]
     assert lines == [
         f"Starting from {source.path}:",
         "3 variables taken: 3 moving averages, 0 raw values",

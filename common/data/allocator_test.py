@@ -1,10 +1,10 @@
 """What the allocator keeps, and what it gives back."""
 
-import os
 import subprocess
 import sys
 
-_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from helpers import ROOT
+
 _PROGRAM = """
 import re
 import numpy as np
@@ -26,7 +26,7 @@ print(full, kept, memory())
 
 def test_free_buffers_are_kept_until_they_are_returned():
     done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM], cwd=_ROOT, stdout=subprocess.PIPE, check=True
+        [sys.executable, "-c", _PROGRAM], cwd=ROOT, stdout=subprocess.PIPE, check=True
     )
     full, kept, returned = map(int, done.stdout.split())
     assert kept > full - 50

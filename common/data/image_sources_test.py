@@ -5,6 +5,7 @@ import tarfile
 
 import numpy as np
 import pytest
+from helpers import encode
 from PIL import Image
 
 from common import imagenet
@@ -12,15 +13,6 @@ from common.data import image_sources
 from common.errors import UserError
 
 WNIDS = [wnid for wnid, _ in imagenet.synsets()]
-
-
-def _encode(array_or_image, format_, **options):
-    image = array_or_image
-    if not isinstance(image, Image.Image):
-        image = Image.fromarray(image)
-    buffer = io.BytesIO()
-    image.save(buffer, format_, **options)
-    return buffer.getvalue()
 
 
 def _gradient(height=16, width=24):
@@ -40,7 +32,7 @@ def _decode(jpeg):
 class TestToJpeg:
     @pytest.mark.parametrize("mode", ["RGB", "L"])
     def test_usual_jpeg_is_kept_byte_for_byte(self, mode):
-        encoded = _encode(Image.fromarray(_gradient()).convert(mode), "JPEG", quality=70)
+        encoded = encode(Image.fromarray(_gradient()).convert(mode), "JPEG", quality=70)
         jpeg = image_sources.to_jpeg(encoded)
         assert jpeg.encoded == encoded
         assert (jpeg.height, jpeg.width, jpeg.converted_from) == (16, 24, "")
@@ -48,32 +40,32 @@ class TestToJpeg:
 
     @pytest.mark.parametrize("format_", ["PNG", "BMP", "WEBP", "TIFF", "GIF"])
     def test_other_formats(self, format_):
-        jpeg = image_sources.to_jpeg(_encode(_gradient(), format_))
+        jpeg = image_sources.to_jpeg(encode(_gradient(), format_))
         assert jpeg.converted_from == format_
         assert np.abs(_decode(jpeg) - _gradient()).mean() < 8
 
     def test_cmyk_jpeg(self):
-        encoded = _encode(Image.fromarray(_gradient()).convert("CMYK"), "JPEG", quality=95)
+        encoded = encode(Image.fromarray(_gradient()).convert("CMYK"), "JPEG", quality=95)
         jpeg = image_sources.to_jpeg(encoded)
         assert jpeg.converted_from == "CMYK JPEG"
         assert np.abs(_decode(jpeg) - _gradient()).mean() < 8
 
     def test_sixteen_bits_are_scaled_not_clipped(self):
         grey = _gradient()[..., 0].astype(np.uint16) * 257
-        jpeg = image_sources.to_jpeg(_encode(Image.fromarray(grey.astype(np.int32)), "PNG"))
+        jpeg = image_sources.to_jpeg(encode(Image.fromarray(grey.astype(np.int32)), "PNG"))
         assert np.abs(_decode(jpeg) - _gradient()[..., :1]).max() < 8
 
     def test_transparent_turns_white(self):
         pixels = np.dstack([_gradient(), np.zeros((16, 24), np.uint8)])
-        assert _decode(image_sources.to_jpeg(_encode(pixels, "PNG"))).min() > 250
+        assert _decode(image_sources.to_jpeg(encode(pixels, "PNG"))).min() > 250
         palette = Image.new("P", (16, 16))
-        encoded = _encode(palette, "PNG", transparency=0)
+        encoded = encode(palette, "PNG", transparency=0)
         assert _decode(image_sources.to_jpeg(encoded)).min() > 250
 
     def test_orientation_is_not_applied(self):
         exif = Image.Exif()
         exif[0x0112] = 6  # Turn by 90 degrees.
-        encoded = _encode(_gradient(), "JPEG", exif=exif)
+        encoded = encode(_gradient(), "JPEG", exif=exif)
         jpeg = image_sources.to_jpeg(encoded)
         assert jpeg.encoded == encoded
         assert (jpeg.height, jpeg.width) == (16, 24)
@@ -83,10 +75,10 @@ class TestToJpeg:
         [
             (b"", "is empty"),
             (b"no image" * 10, "cannot identify image file"),
-            (_encode(_gradient(), "JPEG")[:-1], "truncated"),
-            (_encode(_gradient(), "JPEG")[:200], "."),
-            (_encode(_gradient(), "PNG")[:60], "."),
-            (_encode(Image.new("F", (4, 4)), "TIFF"), "floating-point"),
+            (encode(_gradient(), "JPEG")[:-1], "truncated"),
+            (encode(_gradient(), "JPEG")[:200], "."),
+            (encode(_gradient(), "PNG")[:60], "."),
+            (encode(Image.new("F", (4, 4)), "TIFF"), "floating-point"),
         ],
     )
     def test_broken(self, encoded, reason):

@@ -3,13 +3,13 @@
 import glob
 import importlib
 import json
-import logging
 import os
 import subprocess
 import sys
 
 import pytest
 import tensorflow.compat.v1 as tf
+from helpers import ROOT
 from npu_stand_in.installed import PATH, installed
 
 from common import curves
@@ -18,20 +18,6 @@ from common.devices import gpu as gpu_device
 from common.devices.cpu import CpuSession
 from common.devices.options import Options
 from common.errors import UserError
-
-_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
-
-@pytest.fixture
-def log(caplog, monkeypatch):
-    logger = logging.getLogger("tensorflow")
-    monkeypatch.setattr(logger, "propagate", False)
-    logger.addHandler(caplog.handler)
-    level = tf.logging.get_verbosity()
-    tf.logging.set_verbosity(tf.logging.INFO)
-    yield caplog
-    tf.logging.set_verbosity(level)
-    logger.removeHandler(caplog.handler)
 
 
 def _model_fn(features, labels, mode, params):
@@ -485,10 +471,10 @@ def test_importing_every_module_never_imports_the_adapter():
     paths = [
         path
         for pattern in ("*.py", "common/**/*.py")
-        for path in glob.glob(os.path.join(_ROOT, pattern), recursive=True)
+        for path in glob.glob(os.path.join(ROOT, pattern), recursive=True)
         if not path.endswith(("_test.py", "__init__.py"))
     ]
-    modules = [os.path.relpath(path, _ROOT)[:-3].replace(os.sep, ".") for path in paths]
+    modules = [os.path.relpath(path, ROOT)[:-3].replace(os.sep, ".") for path in paths]
     code = (
         "import sys, importlib\n"
         f"for name in {modules!r}:\n"
@@ -500,4 +486,4 @@ def test_importing_every_module_never_imports_the_adapter():
     )
     assert len(modules) > 40
     environment = {**os.environ, "PYTHONPATH": PATH}
-    subprocess.run([sys.executable, "-c", code], cwd=_ROOT, env=environment, check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)

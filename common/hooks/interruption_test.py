@@ -7,10 +7,9 @@ import sys
 import time
 
 import tensorflow.compat.v1 as tf
+from helpers import ROOT
 
 from common.hooks import interruption
-
-_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 # Trains alone, or with STOP_FILE in step with others; a "hanging" step computes for ever.
 _PROGRAM = """
@@ -46,7 +45,7 @@ with stopper.listening():
 def _start(*arguments, **environment):
     return subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, *arguments],
-        cwd=_ROOT,
+        cwd=ROOT,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

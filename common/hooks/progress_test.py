@@ -41,12 +41,10 @@ def _train(hook, clock, start, steps):
         hook.end(session)
 
 
-def test_lines_leave_compilation_out_and_are_right_after_a_resume(monkeypatch, caplog):
-    monkeypatch.setattr(tf.get_logger(), "propagate", True)
-    with caplog.at_level("INFO", logger="tensorflow"):
-        hook = progress.ProgressHook(1000, batch_size=8, bar=False, every_n_steps=10)
-        _train(hook, _Clock(monkeypatch), start=500, steps=21)
-    lines = [record.getMessage() for record in caplog.records]
+def test_lines_leave_compilation_out_and_are_right_after_a_resume(monkeypatch, log):
+    hook = progress.ProgressHook(1000, batch_size=8, bar=False, every_n_steps=10)
+    _train(hook, _Clock(monkeypatch), start=500, steps=21)
+    lines = log.messages
     # 489 and 479 steps of half a second are left; 8 images in half a second.
     assert lines == [
         "Step 511 of 1000: loss 1.25, 16.0 images/s, learning rate 0.03, 0:04:04 left",
@@ -117,9 +115,8 @@ def test_curves_of_a_resumed_run(events):
     assert not list(events.glob("*tmp*"))
 
 
-def test_a_picture_that_cannot_be_drawn_is_no_error(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(tf.get_logger(), "propagate", True)
+def test_a_picture_that_cannot_be_drawn_is_no_error(tmp_path, log):
     curves.draw_or_warn(str(tmp_path))
-    assert "The curves could not be drawn: The event files in" in caplog.text
+    assert "The curves could not be drawn: The event files in" in log.text
     with pytest.raises(SystemExit, match="tell of no loss and no accuracy"):
         plot_run.main([f"--model_dir={tmp_path}"])

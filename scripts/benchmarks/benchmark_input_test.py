@@ -2,12 +2,11 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+from helpers import run
 
 import inception_preprocessing
 from common.data import tfrecords
@@ -45,10 +44,11 @@ def test_naive_evaluation_is_the_projects(photos):
 
 def test_program(photos, tmp_path):
     result = tmp_path / "result.json"
-    command = [sys.executable, benchmark_input.__file__, f"--data_dir={photos}", "--rounds=1"]
-    command += ["--batches=2", "--batch_size=8", "--image_size=32", f"--result={result}"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=600, check=True)
-    table = dict(re.findall(r"^\| ([a-z ]+?) \| (\d+) \|", done.stdout, re.MULTILINE))
+    done = run(
+        *["scripts/benchmarks/benchmark_input.py", f"--data_dir={photos}", "--rounds=1"],
+        *["--batches=2", "--batch_size=8", "--image_size=32", f"--result={result}"],
+    )
+    table = dict(re.findall(r"^\| ([a-z ]+?) \| (\d+) \|", done.out, re.MULTILINE))
     figures = json.loads(result.read_text())
     assert set(table) == set(figures) == set(benchmark_input.PIPELINES)
     for name, row in figures.items():
@@ -58,9 +58,8 @@ def test_program(photos, tmp_path):
 
 
 def test_epochs(photos):
-    command = [sys.executable, benchmark_input.__file__, f"--data_dir={photos}", "--epochs=2"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=600, check=True)
-    assert re.findall(r"^epoch (\d): \d+ images/s, \d+ MB$", done.stdout, re.MULTILINE) == [
+    done = run("scripts/benchmarks/benchmark_input.py", f"--data_dir={photos}", "--epochs=2")
+    assert re.findall(r"^epoch (\d): \d+ images/s, \d+ MB$", done.out, re.MULTILINE) == [
         "1",
         "2",
     ]

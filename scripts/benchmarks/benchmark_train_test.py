@@ -1,28 +1,19 @@
 """The benchmark of training and inference: that it measures, and what; not how fast."""
 
+import functools
 import json
 import os
-import subprocess
 import sys
 
 import pytest
 from absl.testing import flagsaver
+from helpers import run
 
 import amoeba_net
 import settings
 from scripts.benchmarks import benchmark_train
 
-_SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "benchmark_train.py")
-
-
-def _run(*arguments):
-    return subprocess.run(
-        [sys.executable, _SCRIPT, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
+_run = functools.partial(run, "scripts/benchmarks/benchmark_train.py")
 
 
 def test_figures_of_every_part(tmp_path):
@@ -31,7 +22,6 @@ def test_figures_of_every_part(tmp_path):
         *["--num_cells=2", "--filters=8", "--image_size=75", "--batch_sizes=2", "--turns=2"],
         *[f"--result={path}", f"--plot={tmp_path / 'plot.png'}", "--steps=1"],
     )
-    assert done.returncode == 0, done.stdout
     with open(path) as f:
         rows = {row["part"]: row for row in json.load(f)}
     assert list(rows) == ["train", "eval", "frozen"]
@@ -48,7 +38,7 @@ def test_figures_of_every_part(tmp_path):
     assert train == pytest.approx(3 * evaluation, rel=0.2)
     assert rows["frozen"]["against_eval"] and not rows["train"]["against_eval"]
     assert os.path.getsize(str(tmp_path / "plot.png")) > 1000
-    assert "| 2/8 | 2 | frozen | this |" in done.stdout
+    assert "| 2/8 | 2 | frozen | this |" in done.out
 
 
 def test_what_was_measured_before_a_failure_is_kept(tmp_path, monkeypatch, capsys):
@@ -101,5 +91,4 @@ def test_worker_that_fails_says_why():
     ],
 )
 def test_arguments_that_are_wrong(argument, message):
-    done = _run(argument)
-    assert done.returncode == 2 and message in done.stdout
+    assert message in _run(argument, status=2).err
