@@ -5,6 +5,7 @@ averages, and answer as evaluation does. They are made on the CPU, from any chec
 """
 
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -30,23 +31,7 @@ FROZEN_GRAPH = "frozen_graph.pb"
 FROZEN_INPUT = "input"
 FROZEN_OUTPUT = "predictions"
 ATC_SCRIPT = "atc.sh"
-
-_ATC = """\
-#!/usr/bin/env bash
-# Makes an offline model for Ascend inference cards of {graph}; needs CANN's atc.
-#
-#   bash {script} [BATCH_SIZE [SOC_VERSION]]
-set -euo pipefail
-if ! command -v atc >/dev/null; then
-  echo "{script}: there is no atc on PATH: source CANN's set_env.sh first." >&2
-  exit 1
-fi
-cd "$(dirname "${{BASH_SOURCE[0]}}")"
-batch=${{1:-64}}
-atc --model={graph} --framework=3 --output="amoeba_net_bs$batch" \\
-  --soc_version="${{2:-Ascend310}}" --input_format=NHWC \\
-  --input_shape="{input}:$batch,{size},{size},3" --out_nodes="{output}:0" --output_type=FP32
-"""
+_ATC_TEMPLATE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "scripts", ATC_SCRIPT)
 
 
 def class_names(data_dir: Optional[str], num_classes: int) -> List[str]:
@@ -206,13 +191,8 @@ def export_frozen_graph(
     graph_def = freeze(checkpoint, hparams)
     tf.io.gfile.makedirs(export_dir)
     files.write_text(os.path.join(export_dir, tfrecords.LABELS), _text(labels))
-    script = _ATC.format(
-        graph=FROZEN_GRAPH,
-        script=ATC_SCRIPT,
-        input=FROZEN_INPUT,
-        output=FROZEN_OUTPUT,
-        size=hparams.image_size,
-    )
+    with open(_ATC_TEMPLATE, encoding="utf-8") as file:
+        script = re.sub(r"(?m)^image_size=.*$", f"image_size={hparams.image_size}", file.read())
     files.write_text(os.path.join(export_dir, ATC_SCRIPT), script)
     path = os.path.join(export_dir, FROZEN_GRAPH)
     files.write_bytes(path, graph_def.SerializeToString())

@@ -1,9 +1,16 @@
-"""A picture of a training: its loss, accuracy and learning rate, drawn from the event files."""
+"""A picture of a training: its loss, accuracy and learning rate, drawn from the event files.
 
+Training draws it after each round; to draw it at another time:
+
+    python -m common.curves --model_dir=MODEL [--output=curves.png]
+"""
+
+import argparse
 import io
 import os
 import re
-from typing import Dict, List, Tuple
+import sys
+from typing import Dict, List, Optional, Tuple
 
 import tensorflow.compat.v1 as tf
 
@@ -20,12 +27,13 @@ _PARTS = {
 }
 
 
-def draw(model_dir: str, path: str) -> str:
-    """Draws the curves into a PNG, which appears whole; returns its path.
+def draw(model_dir: str, path: Optional[str] = None) -> str:
+    """Draws the curves into a PNG, by default in the model directory; returns its path.
 
     Raises:
         UserError: there is nothing to draw, or matplotlib is not installed.
     """
+    path = path or os.path.join(model_dir, FILE_NAME)
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # Slow, and needed here only.
         from matplotlib.figure import Figure
@@ -56,7 +64,7 @@ def draw(model_dir: str, path: str) -> str:
 def draw_or_warn(model_dir: str):
     """`draw` into the model directory, where a picture is not worth an error."""
     try:
-        draw(model_dir, os.path.join(model_dir, FILE_NAME))
+        draw(model_dir)
     except Exception as error:  # Whatever a library may raise, training is more important.
         tf.logging.warning("The curves could not be drawn: %s", error)
 
@@ -81,3 +89,18 @@ def read_scalars(directory: str) -> Dict[str, List[Tuple[int, float]]]:
         except (tf.errors.DataLossError, tf.errors.NotFoundError):
             continue
     return {tag: sorted(points.items()) for tag, points in found.items()}
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model_dir", required=True, help="directory of the training")
+    parser.add_argument("--output", help=f"default: {FILE_NAME} in the model directory")
+    arguments = parser.parse_args(argv)
+    try:
+        print(draw(arguments.model_dir, arguments.output))
+    except UserError as error:
+        sys.exit(f"curves.py: {error}")
+
+
+if __name__ == "__main__":
+    main()

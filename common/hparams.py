@@ -32,8 +32,5 @@ class HParams:
         """A copy of all names and values."""
         return dict(self.__dict__)
 
-    def __contains__(self, name: str) -> bool:
-        return name in self.__dict__
-
     def __repr__(self) -> str:
         return "HParams({})".format(", ".join(f"{k}={v!r}" for k, v in self.__dict__.items()))

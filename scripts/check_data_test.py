@@ -9,6 +9,7 @@ import pytest
 from helpers import encode, flip, noise, run, write_shards
 
 from common.data import tfrecords
+from scripts import check_data
 
 
 def _image(image_format="JPEG", mode="RGB"):
@@ -128,10 +129,10 @@ def test_records_before_damage_are_checked(data_dir, monkeypatch, together):
     """However many are checked together."""
     monkeypatch.setattr(check_data, "_CHECKED_TOGETHER", together)
     records = [_example(1), _example(2), _example(0), _example(4), _example(5), _example(6)]
-    (path,) = _write(data_dir, [records])
-    size = len(path.read_bytes()) // len(records)
-    _flip(path, 4 * size + 300)
-    report = check_data.check_shard(str(path), 1001)
+    (path,) = write_shards(data_dir, "train", [records])
+    size = os.path.getsize(path) // len(records)
+    flip(path, 4 * size + 300)
+    report = check_data.check_shard(path, 1001)
     assert report.records == 4 and sorted(report.labels) == [1, 2, 4]
     assert [damage.record for damage in report.damage] == [2, 4]
 
