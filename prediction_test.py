@@ -12,10 +12,8 @@ import tensorflow.compat.v1 as tf
 from helpers import encode, flags, run, truncate
 from PIL import Image
 
-import amoeba_net_model
 import prediction
 import serving
-from common.devices.cpu import Cpu
 from common.errors import UserError
 
 pytestmark = pytest.mark.xdist_group("tiny_model")
@@ -23,8 +21,7 @@ pytestmark = pytest.mark.xdist_group("tiny_model")
 
 @pytest.fixture(scope="module")
 def estimator(tiny_model):
-    model = amoeba_net_model.AmoebaNetEstimatorModel(tiny_model.hparams, tiny_model.model_dir)
-    return Cpu().estimator(model.model_fn, tiny_model.model_dir, save_checkpoints_steps=1)
+    return tiny_model.estimator()
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from helpers import run
 
 import amoeba_net_model
 import tf_hub
-from common.devices.cpu import Cpu
 from common.errors import UserError
 
 pytestmark = pytest.mark.xdist_group("tiny_model")
@@ -107,10 +106,7 @@ def test_fine_tuning(modules):
 
 def test_eval_from_hub_equals_evaluation(tiny_model, modules):
     hparams = tiny_model.hparams
-    model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, tiny_model.model_dir)
-    estimator = Cpu().estimator(model.model_fn, tiny_model.model_dir, 1)
-    pipeline = amoeba_net_model.InputPipeline(False, tiny_model.data_dir, hparams)
-    expected = estimator.evaluate(pipeline.input_fn, checkpoint_path=tiny_model.checkpoint)
+    expected = tiny_model.evaluate()
     log = run(
         *["tf_hub.py", "--mode=eval", f"--export_dir={modules}"],
         *[f"--data_dir={tiny_model.data_dir}", f"--num_label_classes={_CLASSES}"],

@@ -62,17 +62,17 @@ def draw(model_dir: str, path: Optional[str] = None) -> str:
 
 
 def draw_or_warn(model_dir: str):
-    """`draw` into the model directory, where a picture is not worth an error."""
+    """Draws the curves into the model directory; a failure is only logged."""
     try:
         draw(model_dir)
-    except Exception as error:  # Whatever a library may raise, training is more important.
+    except Exception as error:  # Training is more important than any error of a library.
         tf.logging.warning("The curves could not be drawn: %s", error)
 
 
 def read_scalars(directory: str) -> Dict[str, List[Tuple[int, float]]]:
-    """(step, value) of each scalar by its tag, by step, of all event files of a directory.
+    """Returns {tag: [(step, value), ...]} of the scalars in all event files of a directory.
 
-    A resumed run repeats steps; of each step the last value counts. What is damaged ends a file.
+    If a resumed run repeated a step, its last value counts. A damaged file is read in part.
     """
     if not tf.io.gfile.isdir(directory):
         return {}

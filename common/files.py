@@ -50,8 +50,8 @@ def write_bytes(path: str, data: bytes):
 def replacing(path: str):
     """Makes a file or a directory appear whole or not at all.
 
-    The body writes to the temporary path that it is given. At its end that is renamed to `path`, in
-    place of a file that is there; after an error it is removed.
+    The body writes to the temporary path that it receives. Then that is renamed to `path`, where it
+    replaces an existing file; after an error it is removed.
     """
     temporary = temporary_path(path)
     try:
@@ -61,7 +61,7 @@ def replacing(path: str):
         else:
             os.replace(temporary, path)
     except BaseException as error:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(Exception):  # The first error is the one to report.
             remove(temporary)
         if isinstance(error, OSError) and error.filename == temporary:
             raise OSError(error.errno, error.strerror, path) from error
@@ -69,18 +69,18 @@ def replacing(path: str):
 
 
 def temporary_path(path: str) -> str:
-    """A path beside `path` that nobody else uses or can guess, and `is_temporary` recognises."""
+    """Returns a path beside `path` that nobody can guess and that `is_temporary` recognises."""
     directory, name = os.path.split(path)
     return os.path.join(directory, f".tmp-{secrets.token_hex(8)}-{name}")
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file name is one of `temporary_path`: of a file that may never be finished."""
+    """Whether a file name is one of `temporary_path`, so that the file is unfinished."""
     return bool(_TEMPORARY.match(name))
 
 
 def remove(path: str):
-    """Removes a file, or a directory with all that is in it, if it is there."""
+    """Removes a file, or a directory and its contents, if it exists."""
     if _is_remote(path):
         gfile = _gfile()
         if gfile.exists(path):
@@ -94,17 +94,17 @@ def remove(path: str):
 
 @contextlib.contextmanager
 def locked(path: str, seconds: float = math.inf):
-    """Holds a lock, which one process at a time can have.
+    """Holds a lock, which only one process can hold at a time.
 
-    The operating system frees the lock when the process ends, however it ends. File systems without
-    locks, and those that only TensorFlow knows, give it to everyone.
+    The operating system frees the lock when the process ends, however it ends. On file systems
+    without locks, and on those that only TensorFlow knows, every process gets it.
 
     Args:
-        path: a directory; or a file, which is made if need be and says who has the lock.
+        path: a directory; or a file, which is created if necessary and names the process.
         seconds: how long to wait for another process.
 
     Raises:
-        LockedError: another process still has it.
+        LockedError: another process still holds it.
     """
     if _is_remote(path):
         yield
@@ -115,7 +115,7 @@ def locked(path: str, seconds: float = math.inf):
     try:
         _lock(descriptor, path, seconds)
         if not is_directory:
-            with contextlib.suppress(OSError):  # On a full disk the lock works all the same.
+            with contextlib.suppress(OSError):  # The lock works even if the disk is full.
                 _write_holder(descriptor)
         yield
     finally:

@@ -10,13 +10,13 @@ class HParams:
         self.__dict__.update(values)
 
     def add_hparam(self, name: str, value: Any):
-        """Adds a new name. Raises ValueError if it is there already."""
+        """Adds a name. Raises ValueError if it exists already."""
         if name in self.__dict__:
             raise ValueError(f"Hyper-parameter {name!r} exists already.")
         self.__dict__[name] = value
 
     def set_hparam(self, name: str, value: Any):
-        """Changes the value of an existing name. Raises ValueError if there is none."""
+        """Changes the value of a name. Raises ValueError if it does not exist."""
         if name not in self.__dict__:
             names = ", ".join(sorted(self.__dict__))
             raise ValueError(f"Unknown hyper-parameter {name!r}: expected one of {names}.")
@@ -29,7 +29,7 @@ class HParams:
         return self.__dict__.get(name, default)
 
     def values(self) -> Dict[str, Any]:
-        """A copy of all names and values."""
+        """Returns a copy of all names and values."""
         return dict(self.__dict__)
 
     def __repr__(self) -> str:

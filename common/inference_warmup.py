@@ -1,4 +1,4 @@
-"""Warm-up requests: what TensorFlow Serving tries a model with before it takes traffic."""
+"""Warm-up requests, which TensorFlow Serving sends to a model before it serves others."""
 
 import io
 import os

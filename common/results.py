@@ -1,4 +1,4 @@
-"""Results for machines: `results.json` in the model directory."""
+"""Machine-readable results: `results.json` in the model directory."""
 
 import datetime
 import json
@@ -19,9 +19,9 @@ def append_result(model_dir: str, kind: str, record: Dict[str, Any]):
     """Adds a record to the list in `results.json`; the file is replaced as a whole.
 
     Args:
-        model_dir: directory of the file, which is created when there is none.
+        model_dir: directory of the file, which is created if it does not exist.
         kind: 'train', 'eval' or 'predict'.
-        record: what happened, in types JSON has; numpy scalars are converted.
+        record: values that JSON can represent; numpy scalars are converted.
     """
     path = os.path.join(model_dir, FILE_NAME)
     with files.locked(model_dir):
@@ -31,7 +31,7 @@ def append_result(model_dir: str, kind: str, record: Dict[str, Any]):
 
 
 def read_results(model_dir: str) -> List[Dict[str, Any]]:
-    """The records of `results.json`, oldest first; none where there is no file."""
+    """Returns the records of `results.json`, oldest first; none if there is no file."""
     path = os.path.join(model_dir, FILE_NAME)
     if not tf.io.gfile.exists(path):
         return []
@@ -47,17 +47,17 @@ def read_results(model_dir: str) -> List[Dict[str, Any]]:
 
 
 def is_evaluated(model_dir: str, step: int) -> bool:
-    """Whether there is a result of the checkpoint of a step."""
+    """Whether the checkpoint of a step has been evaluated."""
     return any(record["global_step"] == step for record in evaluations(model_dir))
 
 
 def evaluations(model_dir: str) -> List[Dict[str, Any]]:
-    """The records of evaluations, oldest first."""
+    """Returns the records of evaluations, oldest first."""
     return [record for record in read_results(model_dir) if record["kind"] == "eval"]
 
 
 def hparams_of(checkpoint: str) -> Dict[str, Any]:
-    """Hyper-parameters of the training that wrote a checkpoint; {} where no results.json says.
+    """Returns the hyper-parameters that a checkpoint was trained with; {} without a results.json.
 
     The file is in the checkpoint's directory, or above it for a checkpoint in best/.
     """

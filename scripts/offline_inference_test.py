@@ -9,9 +9,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 from helpers import run
 
-import amoeba_net_model
 import serving
-from common.devices.cpu import Cpu
 from common.errors import UserError
 from scripts import offline_inference
 
@@ -22,12 +20,8 @@ _run = functools.partial(run, "scripts/offline_inference.py")
 
 def evaluate(tiny_model):
     """{k: right answers} of what --mode=eval runs."""
-    hparams = tiny_model.hparams
-    model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, tiny_model.model_dir)
-    estimator = Cpu().estimator(model.model_fn, tiny_model.model_dir, 1)
-    pipeline = amoeba_net_model.InputPipeline(False, tiny_model.data_dir, hparams)
-    metrics = estimator.evaluate(pipeline.input_fn, checkpoint_path=tiny_model.checkpoint)
-    return {k: metrics[f"top_{k}_accuracy"] * hparams.num_eval_images for k in (1, 5)}
+    metrics = tiny_model.evaluate()
+    return {k: metrics[f"top_{k}_accuracy"] * len(tiny_model.images) for k in (1, 5)}
 
 
 def test_write_run_and_score(tiny_model, tmp_path):

@@ -18,6 +18,7 @@ import amoeba_net_model
 import train_step
 from common import files
 from common.data import tfrecords
+from common.devices.cpu import Cpu
 from common.hparams import HParams
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -112,6 +113,15 @@ class TinyModel:
         write_shards(self.data_dir, "validation", [examples[:30], examples[30:]])
         names = ["background", *(f"digit {i}" for i in range(10))]
         files.write_text(os.path.join(self.data_dir, tfrecords.LABELS), "\n".join(names) + "\n")
+
+    def estimator(self) -> tf.estimator.Estimator:
+        model = amoeba_net_model.AmoebaNetEstimatorModel(self.hparams, self.model_dir)
+        return Cpu().estimator(model.model_fn, self.model_dir, save_checkpoints_steps=1)
+
+    def evaluate(self) -> Dict[str, float]:
+        """The metrics of an evaluation, as `--mode=eval` computes them."""
+        pipeline = amoeba_net_model.InputPipeline(False, self.data_dir, self.hparams)
+        return self.estimator().evaluate(pipeline.input_fn, checkpoint_path=self.checkpoint)
 
     def as_trained(self, directory: str, **values) -> str:
         """Makes the model directory of a training, with a results.json; returns its checkpoint.

@@ -1,4 +1,4 @@
-"""Reading one checkpoint: what is in it, whether it is whole, whether it fits a network."""
+"""Reads one checkpoint: its contents, whether it is complete, and whether it fits a network."""
 
 import contextlib
 import functools
@@ -23,7 +23,7 @@ _UNREADABLE = (
 
 
 def open_checkpoint(path: str):
-    """A reader of the checkpoint with this prefix (`model.ckpt-1000`, without `.index`)."""
+    """Returns a reader of the checkpoint with this prefix (`model.ckpt-1000`, no `.index`)."""
     try:
         return tf.train.load_checkpoint(path)
     except (tf.errors.OpError, ValueError) as error:
@@ -34,7 +34,7 @@ def open_checkpoint(path: str):
 
 
 def variable_shapes(reader) -> Dict[str, List[int]]:
-    """Shape of each variable of a checkpoint by its name, from what `open_checkpoint` returns.
+    """Returns {name: shape} of the variables of a checkpoint that `open_checkpoint` returned.
 
     TensorFlow 1.15's `get_variable_to_shape_map` never frees the names and shapes it returns.
     """
@@ -43,22 +43,22 @@ def variable_shapes(reader) -> Dict[str, List[int]]:
 
 
 def global_step(path: str) -> int:
-    """The global step a checkpoint was written at."""
+    """Returns the global step at which a checkpoint was written."""
     return int(open_checkpoint(path).get_tensor(tf.GraphKeys.GLOBAL_STEP))
 
 
 def average_name(name: str) -> str:
-    """Name of the moving average of the variable of a name, in the graph and in checkpoints."""
+    """Returns the name of a variable's moving average, in the graph and in checkpoints."""
     return f"{name}/ExponentialMovingAverage"
 
 
 def exists(path: str) -> bool:
-    """Whether a checkpoint's index is there; its deletion begins with the index."""
+    """Whether a checkpoint exists; TensorFlow deletes its index first."""
     return tf.io.gfile.exists(path + ".index")
 
 
 def files_of(path: str) -> Tuple[tuple, ...]:
-    """(name, size, time) of each file of a checkpoint."""
+    """Returns (name, size, modification time) of each file of a checkpoint."""
     directory, prefix = os.path.dirname(path), os.path.basename(path) + "."
     if not tf.io.gfile.isdir(directory):
         return ()
@@ -74,7 +74,7 @@ def files_of(path: str) -> Tuple[tuple, ...]:
 
 
 def problem(path: str) -> Optional[str]:
-    """What is wrong with a checkpoint, as a sentence; None where every byte of it can be read."""
+    """Says in a sentence what is wrong with a checkpoint; None if all of it can be read."""
     files = files_of(path)
     if not any(name.endswith(".index") for name, _, _ in files) or len(files) < 2:
         return "A file of it is missing."
@@ -94,17 +94,17 @@ def _problem(path: str, files: Tuple[tuple, ...]) -> Optional[str]:
 
 
 def forget():
-    """Makes `problem` look anew, for one that damages files within a second of their writing."""
+    """Makes `problem` read again: for tests that damage a file right after it was written."""
     _problem.cache_clear()
 
 
 @contextlib.contextmanager
 def warning_if_deleted(path: str, consequence: str):
-    """Around what reads a checkpoint: a warning in place of an error that its deletion explains.
+    """Turns an error into a warning if the checkpoint that the body reads has been deleted.
 
     Args:
         path: the checkpoint, which a training may delete at any time.
-        consequence: what that means here, as a sentence.
+        consequence: the warning: what the deletion means here.
     """
     try:
         yield
@@ -121,7 +121,7 @@ def check_restorable(
     variables: Dict[str, tf.Variable],
     flag_of: Callable[[str], Optional[str]] = lambda name: None,
 ):
-    """Checks that a checkpoint holds every variable, with the shape the graph wants.
+    """Checks that a checkpoint has every variable in the shape that the graph needs.
 
     Args:
         path: prefix of the checkpoint.
@@ -150,7 +150,7 @@ def check_restorable(
 
 
 class CheckedSaver(tf.train.Saver):
-    """A saver for restoring that says first which variable of a checkpoint does not fit."""
+    """A saver that, before it restores, checks the variables of the checkpoint."""
 
     def __init__(self, variables: Dict[str, tf.Variable]):
         super().__init__(variables)

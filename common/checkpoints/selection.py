@@ -1,4 +1,4 @@
-"""The checkpoints of a directory: which is the latest whole one, and waiting for the next."""
+"""Finds checkpoints in a directory: the latest complete one, and the next one to appear."""
 
 import datetime
 import functools
@@ -22,13 +22,13 @@ _SAY_EVERY_SECONDS = 60
 
 
 def latest(model_dir: str) -> Optional[str]:
-    """Path of the newest whole checkpoint in a directory, None if there is none.
+    """Returns the path of the latest complete checkpoint in a directory; None if there is none.
 
-    That is the one the directory's state file names. Where it is damaged, or the state file itself
-    is, another one takes its place, with a warning.
+    That is the one that the directory's state file names. If it or the state file is damaged, the
+    newest complete checkpoint is taken instead, with a warning.
 
     Raises:
-        UserError: there are checkpoints, but every one is damaged.
+        UserError: there are checkpoints, but all of them are damaged.
     """
     named, trouble = named_by_state(model_dir)
     if named:
@@ -50,11 +50,11 @@ def latest(model_dir: str) -> Optional[str]:
 
 
 def resolve(path: str, flag: str = "") -> str:
-    """The checkpoint that a path names: itself, or the latest one of a directory.
+    """Returns the checkpoint at a path, or the latest one in it if it is a directory.
 
     Args:
         path: prefix of a checkpoint, or a directory.
-        flag: the flag that the path was given by, for the error.
+        flag: the flag with this path, which the error should name.
 
     Raises:
         UserError: there is no checkpoint, or none that can be read.
@@ -74,7 +74,7 @@ def resolve(path: str, flag: str = "") -> str:
 
 
 def named_by_state(model_dir: str) -> Tuple[Optional[str], Optional[str]]:
-    """(path that a directory's state file names or None, what is wrong with the state file)."""
+    """Returns (checkpoint that the state file names or None, what is wrong with the file)."""
     if not tf.io.gfile.exists(os.path.join(model_dir, STATE)):
         others = in_directory(model_dir)
         whole = others and any(not reading.problem(path) for path in others)
@@ -89,7 +89,7 @@ def named_by_state(model_dir: str) -> Tuple[Optional[str], Optional[str]]:
 
 
 def in_directory(model_dir: str) -> List[str]:
-    """Paths of the checkpoints of which a directory holds the index, the newest first."""
+    """Returns the paths of all checkpoints in a directory that have an index, newest first."""
     if not tf.io.gfile.isdir(model_dir):
         return []
     found = [match for match in map(_INDEX.match, tf.io.gfile.listdir(model_dir)) if match]
@@ -98,16 +98,16 @@ def in_directory(model_dir: str) -> List[str]:
 
 
 def write_state(model_dir: str, paths: List[str]):
-    """Writes a state file that names checkpoints of its directory, the latest last."""
+    """Writes the state file of a directory; the latest checkpoint is the last of `paths`."""
     names = [os.path.basename(path) for path in paths]
     state = CheckpointState(model_checkpoint_path=names[-1], all_model_checkpoint_paths=names)
     files.write_text(os.path.join(model_dir, STATE), text_format.MessageToString(state))
 
 
 def wait_for_new(model_dir: str, timeout: float) -> Iterator[str]:
-    """Yields the newest checkpoint, then each newer one, until `timeout` seconds bring none.
+    """Yields the latest checkpoint, then each newer one, until none appears for `timeout` seconds.
 
-    Says at once and then every minute what it waits for, and how long it still will.
+    While it waits, it logs every minute for what and for how much longer.
     """
     last = None
     while True:
@@ -144,7 +144,7 @@ def _wait_for_other_than(last: Optional[str], model_dir: str, deadline: float) -
 
 
 def _next(last: Optional[str], model_dir: str) -> Optional[str]:
-    """The oldest whole checkpoint after `last`; the newest one if that is older or None."""
+    """Returns the oldest complete checkpoint after `last`, else the latest one or None."""
     newest = latest(model_dir)
     if not last or not newest:
         return newest

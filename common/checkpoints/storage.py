@@ -1,4 +1,4 @@
-"""The directory that a training writes to: one writer at a time, cleaned up, errors explained."""
+"""The directory that a training writes to: its lock, its clean-up, and errors of its storage."""
 
 import contextlib
 import errno
@@ -14,7 +14,7 @@ from common.errors import UserError
 
 LOCK = ".lock"
 
-# What a killed TensorFlow leaves: parts of a checkpoint, the state file before it is renamed.
+# What TensorFlow leaves when it is killed: parts of a checkpoint, a state file not yet renamed.
 _LEFTOVER = re.compile(
     r".+-\d+_temp_[0-9a-f]{32}$|.+-\d+\.index\.tempstate\d+$|checkpoint\.tmp[0-9a-f]{32}$"
 )
@@ -32,7 +32,7 @@ _ADVICE = {
 
 @contextlib.contextmanager
 def locked(model_dir: str):
-    """Makes a directory if need be, and lets no other training write to it meanwhile.
+    """Holds the lock of a directory, which is created if necessary.
 
     After an error, half-written files are removed, which also makes room on a full disk.
 
@@ -56,10 +56,11 @@ def locked(model_dir: str):
 
 
 def repair(model_dir: str, keep: int):
-    """Prepares a directory for a training that continues there, and for TensorFlow's restoring.
+    """Prepares a directory for a training that continues in it.
 
-    Removes what a killed writer left, and all but the newest checkpoints; makes the state file
-    name a whole one. Nobody else may write to the directory meanwhile.
+    Removes unfinished files and all but the newest checkpoints, and makes the state file name a
+    complete checkpoint, which TensorFlow then restores. No other process may write to the directory
+    at the same time.
 
     Args:
         model_dir: the directory.
@@ -72,7 +73,7 @@ def repair(model_dir: str, keep: int):
     named, _ = selection.named_by_state(model_dir)
     if newest == named:
         others = list(tf.train.get_checkpoint_state(model_dir).all_model_checkpoint_paths)
-    else:  # Damaged ones are among them: they are deleted in their turn.
+    else:  # Includes damaged ones, which are deleted like all others.
         others = selection.in_directory(model_dir)[::-1]
     others = [path for path in others if path != newest]
     surplus = others[: max(0, len(others) + 1 - keep)]
@@ -83,10 +84,10 @@ def repair(model_dir: str, keep: int):
 
 
 def remove_leftovers(model_dir: str):
-    """Removes the files that interrupted writers left unfinished.
+    """Removes unfinished files that interrupted processes have left.
 
-    Only for the process that trains in the directory: another one's training could be writing them.
-    An evaluator may go on writing its own files.
+    Only the process that trains in the directory may call this: to any other, the files could be
+    those of the running training. An evaluator may keep writing; it is waited for.
     """
     for directory in (model_dir, os.path.join(model_dir, best.DIRECTORY)):
         if tf.io.gfile.isdir(directory):
@@ -119,11 +120,11 @@ class DirectoryGuard(tf.train.CheckpointSaverListener):
 
 
 def explain(error: Exception, directory: Optional[str]) -> Optional[str]:
-    """One sentence for an error that comes from storage, else None.
+    """Explains an error in a sentence if it comes from storage; otherwise returns None.
 
     Args:
-        error: an OSError, or what TensorFlow makes of one.
-        directory: the model directory; None where nothing is written to it.
+        error: an OSError, or TensorFlow's error for one.
+        directory: the model directory; None if nothing is written to it.
     """
     if directory and not tf.io.gfile.isdir(directory):
         return _vanished(directory)
@@ -150,15 +151,15 @@ def _vanished(directory: str) -> str:
 
 
 def _path(error: Exception) -> Optional[str]:
-    """The file that an error names, if it names one."""
+    """Returns the file that an error names, if any."""
     if isinstance(error, OSError):
         return error.filename and str(error.filename)
-    found = re.match(r"([^;\n]+); ", str(error))  # As TensorFlow says it: path; reason.
+    found = re.match(r"([^;\n]+); ", str(error))  # TensorFlow writes: path; reason.
     return found and found.group(1)
 
 
 def _reason(error: Exception) -> Optional[int]:
-    """The operating system's number of what went wrong, if it is one of those with advice."""
+    """Returns the operating system's error number if there is advice for it."""
     if isinstance(error, OSError):
         return error.errno if error.errno in _ADVICE else None
     message = str(error)

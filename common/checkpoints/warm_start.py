@@ -31,7 +31,7 @@ class Choice(NamedTuple):
     left_out: Dict[str, str]
 
     def fits(self) -> bool:
-        """Whether the checkpoint is of this network, but for a few variables."""
+        """Whether the checkpoint is of this network, except for a few variables."""
         wanted = [reason for reason in self.left_out.values() if reason != EXCLUDED]
         return bool(self.taken) and len(self.taken) >= _MIN_TAKEN * (len(self.taken) + len(wanted))
 
@@ -42,7 +42,7 @@ def choose(
     exclude: Optional[str] = None,
     averages: bool = True,
 ) -> Choice:
-    """Chooses what to take from a checkpoint: whatever has the same name and shape there.
+    """Chooses the variables to take from a checkpoint: those with the same name and shape.
 
     Args:
         wanted: name -> shape of the network's variables.
@@ -101,7 +101,7 @@ def plan(
 
 
 def _misfit(path, choice, wanted, available, advice) -> str:
-    """Says that a checkpoint is of another network, with the first variable that tells."""
+    """Says that a checkpoint is of another network, and names a variable that differs."""
     problems = {n: reason for n, reason in choice.left_out.items() if reason != EXCLUDED}
     if not problems:
         return f"--init_exclude leaves nothing to take from {path}: correct it."
@@ -116,14 +116,14 @@ def _misfit(path, choice, wanted, available, advice) -> str:
 
 
 def _found(name, available) -> str:
-    """The shape of a variable in a checkpoint, or that there is none."""
+    """Returns the shape of a variable in a checkpoint as text, or that there is none."""
     source = reading.average_name(name)
     shape = available.get(source, available.get(name))
     return "no counterpart" if shape is None else str(shape)
 
 
 def table(path, choice: Choice, wanted, available, examples: int = 4) -> List[str]:
-    """Lines for the log: how many variables were taken and left out, with a few names."""
+    """Returns lines for the log: how many variables are taken and left out, and a few names."""
     averages = sum(name != source for name, source in choice.taken.items())
     lines = [
         f"Starting from {path}:",
@@ -144,11 +144,11 @@ def table(path, choice: Choice, wanted, available, examples: int = 4) -> List[st
 
 
 def init_fn(path: str, sources: Dict[tf.Variable, str]) -> Callable:
-    """What a `tf.train.Scaffold` runs after the initialisers: sets variables from a checkpoint.
+    """Returns an `init_fn` for `tf.train.Scaffold` that sets variables from a checkpoint.
 
-    As `tf.Variable.load` does it, for all in one run: the initialisers with the checkpoint's values
-    in the place of the drawn ones. It adds nothing to the graph, works wherever variables can be
-    initialised, and is not called where a session restores a checkpoint of its own training.
+    Like `tf.Variable.load`, it runs the initialisers with other values fed to them, but all of them
+    in one run. It adds nothing to the graph and works wherever variables can be initialised. It is
+    not called if the session restores a checkpoint of its own training.
 
     Args:
         path: prefix of the checkpoint.

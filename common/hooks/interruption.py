@@ -1,4 +1,4 @@
-"""Stopping in order when the operating system asks for it: SIGTERM and SIGINT.
+"""Ends a program in an orderly way after SIGTERM and SIGINT.
 
 The first signal ends training after the step, with a checkpoint; a second one ends the process at
 once, even inside a step that takes minutes.
@@ -24,7 +24,7 @@ _TOGETHER_SECONDS = 0.5
 
 
 class Interrupted(Exception):  # noqa: N818 (it is no error)
-    """A signal asked for the end, and everything that is to be kept has been."""
+    """A signal asked the program to end, and its state has been saved."""
 
 
 class Stopper:
@@ -40,7 +40,7 @@ class Stopper:
 
     @contextlib.contextmanager
     def listening(self):
-        """Around what is to be stopped in order; a signal that is ignored stays so (nohup)."""
+        """Handles the signals while the body runs; ignored signals stay ignored (nohup)."""
         signals = [s for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
@@ -102,7 +102,7 @@ class StopHook(tf.train.SessionRunHook):
         self._last_run = None
 
     def begin(self):
-        # An earlier run's. No process of this one gets to a step before all have begun.
+        # The file of an earlier run. No process reaches a step before all of them are here.
         if self._stop_file:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(self._stop_file)
@@ -124,7 +124,7 @@ class StopHook(tf.train.SessionRunHook):
             run_context.request_stop()
 
     def _agreed_run(self) -> Optional[int]:
-        """The run that all processes end after, if one of them has got a signal."""
+        """Returns the run after which all processes end, if one of them has received a signal."""
         if self._stopper.name and not os.path.exists(self._stop_file):
             own = files.temporary_path(self._stop_file)
             with open(own, "w") as file:

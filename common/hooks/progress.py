@@ -1,4 +1,4 @@
-"""How far a training is, for people: a bar on a terminal, else lines of the log."""
+"""Shows the progress of a training: a bar on a terminal, otherwise lines of the log."""
 
 import contextlib
 import datetime
@@ -11,15 +11,15 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 
 class ProgressHook(tf.train.SessionRunHook):
-    """Shows step, loss, images a second, learning rate and the time that is left.
+    """Shows the step, the loss, images per second, the learning rate and the time left.
 
     Time counts from the end of a session's first step, which includes compilation, and steps from
     where the session went on.
 
     Args:
-        last_step: global step that training ends at.
-        batch_size: images a step, on all devices together.
-        bar: whether to draw a bar on standard error, else lines go to the log.
+        last_step: global step at which training ends.
+        batch_size: images per step, on all devices together.
+        bar: whether to draw a bar on standard error instead of writing to the log.
         every_n_steps: steps between lines.
     """
 
@@ -58,18 +58,18 @@ class ProgressHook(tf.train.SessionRunHook):
         self.close()
 
     def close(self):
-        """Ends the bar's line; to be called after an error, for which there is no `end`."""
+        """Ends the bar's line. Must be called after an error, as `end` is not called then."""
         self._open.close()
 
     def _open_bar(self, step: int):
-        # Lines of the log go above the bar instead of through it.
+        # The lines of the log appear above the bar.
         self._open.enter_context(logging_redirect_tqdm([logging.getLogger("tensorflow")]))
         self._bar = self._open.enter_context(
             tqdm.tqdm(total=self._last_step, initial=step, unit="step", dynamic_ncols=True)
         )
 
     def _speed(self, since: tuple, step: int, now: float) -> float:
-        """Images a second since a step and its time."""
+        """Returns the images per second since a step and its time."""
         return (step - since[0]) * self._batch_size / max(now - since[1], 1e-9)
 
     def _time_left(self, step: int, now: float) -> str:

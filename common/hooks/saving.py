@@ -1,4 +1,4 @@
-"""Session hooks that save checkpoints, and that load their moving averages."""
+"""Session hooks that save checkpoints, and that load the moving averages of one."""
 
 from typing import Sequence
 
@@ -24,7 +24,7 @@ class LeanCheckpointSaverHook(tf.train.CheckpointSaverHook):
         try:
             return super()._save(session, step)
         except tf.errors.OutOfRangeError as error:
-            # A session would take it for the end of the input; here it is a file that is too large.
+            # A session would take it for the end of the input, but the file is too large.
             raise tf.errors.UnknownError(error.node_def, error.op, error.message) from error
 
 

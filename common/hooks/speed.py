@@ -8,15 +8,15 @@ import tensorflow.compat.v1 as tf
 
 
 class ThroughputHook(tf.train.SessionRunHook):
-    """Measures seconds a step, and writes images a second to TensorBoard.
+    """Measures the seconds per step, and writes images per second for TensorBoard.
 
-    The first steps of a session are left out: they include graph optimisation and compilation.
+    The first steps of a session do not count: they include graph optimisation and compilation.
 
     Args:
-        batch_size: images a step, on all devices together.
+        batch_size: images per step, on all devices together.
         summary_dir: where to write the scalar `images_per_second`; None for nowhere.
-        every_n_steps: steps a written point is averaged over.
-        warmup_runs: number of session runs left out at the start of each session.
+        every_n_steps: number of steps over which a written point is averaged.
+        warmup_runs: number of runs at the start of each session that do not count.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class ThroughputHook(tf.train.SessionRunHook):
             return
         if self._previous is None:
             self._previous = (step, now)
-        # A run may fetch the step before it is counted: its time then goes with the next one's.
+        # A run may fetch the step before it is incremented; its time then counts for the next one.
         steps = step - self._previous[0]
         if steps > 0:
             self._seconds_per_step.extend([(now - self._previous[1]) / steps] * steps)
@@ -75,7 +75,7 @@ class ThroughputHook(tf.train.SessionRunHook):
 
 
 class SessionTimingHook(tf.train.SessionRunHook):
-    """Measures the time inside session runs; the first, with its compilation, is left out."""
+    """Measures the time inside session runs, without the first one, which compiles the graph."""
 
     def __init__(self):
         self._seconds = []
@@ -87,7 +87,7 @@ class SessionTimingHook(tf.train.SessionRunHook):
         self._seconds.append(time.perf_counter() - self._start)
 
     def compute_speed(self, num_samples: int) -> float:
-        """Samples a second, where all runs together handled `num_samples`."""
+        """Returns samples per second, if all runs together processed `num_samples`."""
         runs = len(self._seconds)
         if runs == 0:
             raise ValueError("No session run was timed.")
@@ -101,7 +101,7 @@ class SessionTimingHook(tf.train.SessionRunHook):
 
 
 def speed_statistics(seconds_per_step: Sequence[float], batch_size: int) -> Dict[str, object]:
-    """Figures for `results.json`; None where nothing was measured.
+    """Returns the figures for `results.json`; None if nothing was measured.
 
     `images_per_second` is that of the median step, its `low` and `high` those of the 90th and the
     10th percentile.

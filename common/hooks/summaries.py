@@ -1,13 +1,13 @@
-"""Session hooks that keep values of a training: for TensorBoard and for results.json."""
+"""Session hooks that keep values of a training, for TensorBoard and for results.json."""
 
 import tensorflow.compat.v1 as tf
 
 
 class ScalarSummaryHook(tf.train.SessionRunHook):
-    """Writes the graph's scalar summaries from their values, and never runs a summary operation.
+    """Writes the graph's scalar summaries from their values, without running summary operations.
 
-    For devices that compile the training step as a whole, which summary operations cannot be in.
-    The same values are fetched in each run, so that there is only one step to compile.
+    For devices that compile the training step as a whole and have no summary operations. Each run
+    fetches the same values, so that only one step is compiled.
 
     Args:
         summary_dir: directory of the event file.
@@ -40,16 +40,16 @@ class ScalarSummaryHook(tf.train.SessionRunHook):
             tf.summary.FileWriterCache.get(self._summary_dir).add_summary(summary, step)
 
     def end(self, session):
-        # Nobody else does it on such a device, and the curves are drawn from the file.
+        # Nothing else does this on such a device, and the curves are drawn from the file.
         tf.summary.FileWriterCache.get(self._summary_dir).flush()
 
 
 class LastValueHook(tf.train.SessionRunHook):
-    """Keeps the last value of one scalar, by name, in `value`, and now and then one in `history`.
+    """Keeps the last value of a scalar, and a history of its values.
 
     Args:
-        tensor_name: like 'total_loss:0'; of several replicas it is always the mean of their losses.
-        every_n_runs: of how many session runs one goes to the history.
+        tensor_name: like 'total_loss:0'; with several replicas, the mean of their losses is kept.
+        every_n_runs: number of session runs between two values of the history.
 
     Attributes:
         value: the last value; None before the first run.
