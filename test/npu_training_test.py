@@ -155,7 +155,31 @@ def test_another_loss_scale_is_named_when_training_goes_on(tmp_path):
     assert run(tmp_path, loss_scale="128", train_steps=2).message is None
 
 
+def test_training_in_a_cluster_of_tensorflows_is_one_of_the_ranks(tmp_path):
+    """What schedules the process may have set TF_CONFIG, which the adapter would refuse."""
+    write_data(str(tmp_path / "data"))
+    chief = {"cluster": {"chief": ["localhost:1"]}, "task": {"type": "chief", "index": 0}}
+    variables = {"TF_CONFIG": json.dumps(chief)}
+    assert run(tmp_path, "newer", variables, train_steps=1).message is None
+    assert _steps(tmp_path) == [0, 1]
+
+
 # Several ranks -----------------------------------------------------------------------------------
+
+
+def test_rank_that_hccl_gave_trains_in_its_directory(tmp_path):
+    """Its session is the only one on the NPU beside the Estimator's."""
+    write_data(str(tmp_path / "data"))
+    names = ("IP", "PORT", "DEVICE")
+    variables = {f"CM_CHIEF_{name}": value for name, value in zip(names, ("10.0.0.1", "1", "0"))}
+    variables.update(CM_WORKER_SIZE="2", CM_WORKER_IP="10.0.0.1", ASCEND_DEVICE_ID="1")
+    outcome = run(tmp_path, "newer", variables, train_steps=2)
+    assert outcome.message is None
+    openers = {arguments["opened_by"] for arguments in outcome.arguments("Session")}
+    assert openers == {"Estimator", "npu.py:_rank_from_hccl"}
+    assert _variables(tmp_path, 2, rank=1)["global_step"] == 2
+    (wrapped,) = outcome.arguments("NPULossScaleOptimizer")
+    assert wrapped["is_distributed"] and wrapped["optimizer"] == "NPUDistributedOptimizer"
 
 
 @pytest.mark.xdist_group("npu_ranks")
