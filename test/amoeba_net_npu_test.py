@@ -5,15 +5,14 @@ import os
 import re
 from unittest import mock
 
+import helpers
 import pytest
 import tensorflow.compat.v1 as tf
 from npu_programs import (
     environment,
-    finish,
     flags,
     hparams,
     run,
-    start,
     write_data,
     write_rank_table,
 )
@@ -61,7 +60,7 @@ def _run(directory, mode, release, path=PATH, **values):
     variables = environment(path, NPU_STAND_IN_RECORD=record)
     if path == PATH:
         variables["NPU_STAND_IN"] = release
-    printed = finish(start(flags(directory, mode, **values), variables))
+    printed = helpers.run("amoeba_net.py", *flags(directory, mode, **values), env=variables).log
     version = "v1.15.0 (npu_bridge)" if path == PATH else "v2.6.2 (npu_device)"
     assert f"Rank 0 of 1, Ascend adapter {version}." in printed
     with open(record) as f:

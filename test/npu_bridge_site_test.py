@@ -8,11 +8,10 @@ to be imported. Without an Ascend card its library has to be replaced by one tha
 
 import json
 import os
-import subprocess
-import sys
 
+import helpers
 import pytest
-from npu_programs import ROOT, environment, finish, flags, start, write_data
+from npu_programs import environment, flags, write_data
 from npu_stand_in.installed import PATH
 
 from common import results
@@ -29,13 +28,8 @@ pytestmark = [
 
 
 def _facts(path):
-    printed = subprocess.run(
-        [sys.executable, os.path.join(ROOT, "test", "npu_probe.py")],
-        stdout=subprocess.PIPE,
-        env=environment(path, NPU_STAND_IN="newer"),
-        check=True,
-    ).stdout.decode()
-    return json.loads(printed.splitlines()[-1])
+    variables = environment(path, NPU_STAND_IN="newer")
+    return json.loads(helpers.run("test/npu_probe.py", env=variables).out.splitlines()[-1])
 
 
 def test_stand_in_has_what_the_real_package_has():
@@ -51,8 +45,8 @@ def test_program_trains_evaluates_and_exports(tmp_path):
     export = os.path.join(directory, "export")
     values = {"num_epochs": 1, "export_dir": export, "export_format": "saved_model,frozen_graph"}
     arguments = flags(directory, "train_and_eval", **values)
-    printed = finish(start(arguments, environment(_SITE)))
-    assert "(npu_bridge)" in printed
+    ended = helpers.run("amoeba_net.py", *arguments, env=environment(_SITE))
+    assert "(npu_bridge)" in ended.log
     assert [(r["kind"], r["global_step"]) for r in results.read_results(f"{directory}/model")] == [
         ("train", 2),
         ("eval", 2),
@@ -69,6 +63,7 @@ def test_each_loss_scale_with_and_without_a_loop_on_the_device(scale, tmp_path):
     for steps, loop in ((2, 1), (7, 3)):
         values = {"loss_scale": scale, "npu_iterations_per_loop": loop, "train_steps": steps}
         arguments = flags(str(tmp_path), "train", save_checkpoints_steps=3, **values)
-        finish(start(arguments, environment(f"{_SITE}:{ROOT}"), "test/npu_programs.py"))
+        variables = environment(f"{_SITE}:{helpers.ROOT}")
+        helpers.run("test/npu_programs.py", *arguments, env=variables)
     records = results.read_results(str(tmp_path / "model"))
     assert [(r["kind"], r["global_step"]) for r in records] == [("train", 2), ("train", 7)]
