@@ -76,6 +76,7 @@ def flags(directory, mode="train", **values):
         "train_batch_size": BATCH,
         "eval_batch_size": BATCH,
         "lr": 0.01,
+        "random_seed": 1,
         **values,
     }
     return helpers.flags(values)

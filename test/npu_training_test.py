@@ -201,7 +201,13 @@ def test_ranks_skip_a_step_together_and_end_with_the_same_weights(tmp_path):
             NPU_STAND_IN_RECORD=str(tmp_path / f"calls_{rank}"),
             **({"NPU_STAND_IN_OVERFLOW": "1"} if rank else {}),
         )
-        values = flags(str(tmp_path), "train_and_eval", train_steps=4, num_epochs_per_eval=3)
+        values = flags(
+            str(tmp_path),
+            "train_and_eval",
+            train_steps=4,
+            num_epochs_per_eval=3,
+            random_seed=rank,  # Other weights, until rank 0's are there.
+        )
         command = helpers.command("test/npu_programs.py", *values)
         ranks.append(subprocess.Popen(command, env=variables, stderr=subprocess.PIPE))
     for process in ranks:
