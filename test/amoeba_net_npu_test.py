@@ -19,7 +19,7 @@ from npu_programs import (
 from npu_stand_in.installed import PATH, TF26_PATH, installed
 
 import amoeba_net_model
-from common import results
+from common import curves, results
 from common.devices import choosing
 from common.devices.cpu import CpuSession
 
@@ -90,20 +90,9 @@ def test_program_trains_evaluates_predicts_exports_and_resumes(tmp_path):
         ("train", 3),
     ]
     assert {(r["accelerator"], r["num_devices"]) for r in records} == {("npu", 1)}
-    curves = _curves(os.path.join(directory, "model"))
-    assert {"loss", "learning_rate", "regularization_loss"} <= set(curves)
-    assert curves["loss"][3] == pytest.approx(records[-1]["metrics"]["loss"], rel=1e-6)
-
-
-def _curves(model_dir):
-    """Scalars that training wrote for TensorBoard: {tag: {step: value}}."""
-    curves = {}
-    for path in sorted(os.listdir(model_dir)):
-        if path.startswith("events."):
-            for event in tf.train.summary_iterator(os.path.join(model_dir, path)):
-                for value in event.summary.value:
-                    curves.setdefault(value.tag, {})[event.step] = value.simple_value
-    return curves
+    scalars = curves.read_scalars(os.path.join(directory, "model"))
+    assert {"loss", "learning_rate", "regularization_loss"} <= set(scalars)
+    assert dict(scalars["loss"])[3] == pytest.approx(records[-1]["metrics"]["loss"], rel=1e-6)
 
 
 # What is wrong is said before a graph is built ---------------------------------------------------
