@@ -15,7 +15,12 @@ from common.hooks import nonfinite
 from common.hooks.saving import LoadEMAHook  # noqa: F401 (the original's name)
 from common.hooks.speed import SessionTimingHook  # noqa: F401 (the original's name)
 from common.hparams import HParams
-from imagenet_input import PADDING_LABEL, InputPipeline  # noqa: F401
+from imagenet_input import (  # noqa: F401
+    PADDING_LABEL,
+    InputPipeline,
+    num_eval_batches,
+    num_evaluated_images,
+)
 from train_step import averaged_variables, train_step
 
 # Hyper-parameters, and flags, that decide on names and shapes of a network's variables, but for
@@ -262,17 +267,6 @@ class AmoebaNetEstimatorModel:
             for variable in averaged_variables():
                 names[average_name(variable.op.name)] = names.pop(variable.op.name)
         return tf.train.Scaffold(saver=reading.CheckedSaver(names))
-
-
-def num_eval_batches(hparams: HParams) -> int:
-    """Batches of one evaluation: all images, or whole batches only with `eval_drop_remainder`."""
-    whole, rest = divmod(hparams.num_eval_images, hparams.eval_batch_size)
-    return whole if hparams.eval_drop_remainder or not rest else whole + 1
-
-
-def num_evaluated_images(hparams: HParams) -> int:
-    """Images that count in one evaluation."""
-    return min(hparams.num_eval_images, num_eval_batches(hparams) * hparams.eval_batch_size)
 
 
 def _architecture_advice(path: str, hparams: HParams) -> str:

@@ -2,36 +2,25 @@
 
 import contextlib
 import os
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
-from google.protobuf.message import DecodeError
 
+import imagenet_records
 import inception_preprocessing
 from common.data import tfrecords
 from common.data.bad_records import NO_RECORD, BadRecords
-from common.devices.cpu import CpuSession
 from common.errors import UserError
 from common.hparams import HParams
 
 # Label of the images that only fill up the last batch of an evaluation.
 PADDING_LABEL = -1
 
-_READ_BUFFER_BYTES = 256 * 1024
 _FILES_OPEN = 16
 _SHUFFLE_IMAGES = 1024
-# Records that are noted together; noting them one by one would cost as much as flipping.
-_NOTED_TOGETHER = 64
 # Processes that share the cores of a host, at most: the Ascend 910's hosts have eight of them.
 _PROCESSES_PER_HOST = 8
-
-_FEATURES = {
-    "image/encoded": tf.FixedLenFeature([], tf.string),
-    "image/class/label": tf.FixedLenFeature([], tf.int64),
-}
-_SIGNATURES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP"}
-_LONGEST_SIGNATURE = 4
 
 
 def find_shards(data_dir: str, split: str, hparams: HParams) -> Sequence[str]:
@@ -80,6 +69,22 @@ def check_num_eval_images(data_dir: str, hparams: HParams):
         tf.logging.warning("%d images are there, and %d are to be evaluated.", found, wanted)
 
 
+def num_eval_batches(hparams: HParams, batch_size: Optional[int] = None) -> int:
+    """Batches of one evaluation: all images, or whole batches only with `eval_drop_remainder`.
+
+    Args:
+        hparams: of the evaluation.
+        batch_size: if it is another than `hparams.eval_batch_size`.
+    """
+    whole, rest = divmod(hparams.num_eval_images, batch_size or hparams.eval_batch_size)
+    return whole if hparams.eval_drop_remainder or not rest else whole + 1
+
+
+def num_evaluated_images(hparams: HParams) -> int:
+    """Images that count in one evaluation."""
+    return min(hparams.num_eval_images, num_eval_batches(hparams) * hparams.eval_batch_size)
+
+
 class InputPipeline:
     """Batches of the training or of the validation images.
 
@@ -116,6 +121,7 @@ class InputPipeline:
         self.hparams = hparams
         self.eval_from_hub = eval_from_hub
         self.start_step = 0
+        self._split = "train" if is_training else "validation"
         self._num_devices = num_devices
         self._sharding = sharding or (lambda: (1, 0))
         self._bad_records = None
@@ -133,25 +139,22 @@ class InputPipeline:
         batch_size = (params or {}).get("batch_size", self.batch_size)
         if self.hparams.synthetic_data:
             return self._synthetic(batch_size)
-        split = "train" if self.is_training else "validation"
-        files = find_shards(self.data_dir, split, self.hparams)
+        files = find_shards(self.data_dir, self._split, self.hparams)
         self._bad_records = self._bad_records_of(files, batch_size)
-        dataset = self._examples(self._records(files))
+        read = self._shuffled_records if self.is_training else self._all_records
+        records = self._bad_records.before_decode(read(len(files)))
+        examples = records.map(self._decode, num_parallel_calls=self._parallel_calls())
+        examples = examples.apply(tf.data.experimental.ignore_errors())
         if not self.is_training:
-            dataset = self._padded(dataset, batch_size)
-        dataset = dataset.batch(batch_size, drop_remainder=True)
-        dataset = dataset.apply(
-            tf.data.experimental.take_while(
-                lambda image, label, number: _call(self._bad_records.leave, tf.bool, number)
-            )
-        )
-        dataset = dataset.map(lambda images, labels, number: (images, labels))
-        return dataset.prefetch(2).with_options(self._options())
+            examples = self._padded(examples, batch_size)
+        batches = examples.batch(batch_size, drop_remainder=True)
+        batches = self._bad_records.after_decode(batches)
+        return batches.prefetch(2).with_options(self._options())
 
     @property
     def num_images(self) -> int:
         """Images in the batches so far, without padding and bad records; 0 for synthetic data."""
-        return self._bad_records.num_left if self._bad_records else 0
+        return self._bad_records.num_decoded if self._bad_records else 0
 
     @contextlib.contextmanager
     def naming_bad_records(self):
@@ -175,8 +178,8 @@ class InputPipeline:
             num_images = hparams.num_train_images // self._sharding()[0]
         return BadRecords(
             files,
-            lambda record: find_problem(record, hparams.num_label_classes),
-            capacity=batch_size + _NOTED_TOGETHER + self._parallel_calls(),
+            lambda record: imagenet_records.find_problem(record, hparams.num_label_classes),
+            capacity=batch_size + (self._parallel_calls() or 1),
             on_bad_record=hparams.on_bad_record,
             max_bad_fraction=hparams.max_bad_fraction,
             num_images=num_images,
@@ -186,34 +189,21 @@ class InputPipeline:
 
     # Reading -------------------------------------------------------------------------------------
 
-    def _records(self, files: Sequence[str]) -> tf.data.Dataset:
-        """(number, file number, index in the file, record) of each; in training without end.
+    def _all_records(self, num_files: int) -> tf.data.Dataset:
+        """The `Record`s to evaluate, in the order of the files."""
+        records = tf.data.Dataset.range(num_files).flat_map(self._bad_records.read)
+        return records.shard(*self._sharding()).take(self.hparams.num_eval_images)
 
-        All but the record are int64. A record that cannot be read is empty.
-        """
-        if self.is_training:
-            numbers, part_numbers, parts = self._share(len(files))
-            dataset = tf.data.Dataset.from_tensor_slices((numbers, part_numbers))
-            dataset = dataset.shuffle(len(numbers), seed=self._seed())
-            dataset = dataset.interleave(
-                lambda file, part: self._read_file(files, file, parts, part),
-                cycle_length=min(_FILES_OPEN, len(numbers)),
-            )
-            dataset = dataset.shuffle(_SHUFFLE_IMAGES, seed=self._seed()).repeat()
-        else:
-            dataset = tf.data.Dataset.range(len(files))
-            dataset = dataset.flat_map(lambda file: self._read_file(files, file))
-            dataset = dataset.shard(*self._sharding()).take(self.hparams.num_eval_images)
-        # What is noted goes through in batches, which are made and undone without copying.
-        dataset = dataset.enumerate().batch(_NOTED_TOGETHER)
-        dataset = dataset.apply(
-            tf.data.experimental.take_while(
-                lambda number, record: _call(
-                    self._bad_records.enter, tf.bool, number, record[0], record[1][0]
-                )
-            )
+    def _shuffled_records(self, num_files: int) -> tf.data.Dataset:
+        """The `Record`s to train on, in another order each epoch, without end."""
+        numbers, part_numbers, parts = self._share(num_files)
+        files = tf.data.Dataset.from_tensor_slices((numbers, part_numbers))
+        files = files.shuffle(len(numbers), seed=self._seed())
+        records = files.interleave(
+            lambda file, part: self._bad_records.read(file).shard(parts, part),
+            cycle_length=min(_FILES_OPEN, len(numbers)),
         )
-        return dataset.unbatch()
+        return records.shuffle(_SHUFFLE_IMAGES, seed=self._seed()).repeat()
 
     def _share(self, num_files: int) -> Tuple[np.ndarray, np.ndarray, int]:
         """What this process reads: (file numbers, part of each, parts a file has).
@@ -229,38 +219,18 @@ class InputPipeline:
         # Another part of each file, since a file's first parts may have a record more.
         return files, (index + files) % shares, shares
 
-    def _read_file(self, files: Sequence[str], file: tf.Tensor, parts: int = 1, part=0):
-        """(file number, (index, record)) of the records, or of each `parts`-th of them."""
-        # A file that cannot be opened would fail for ever: it counts as one without records.
-        is_readable = _call(self._bad_records.is_readable, tf.bool, file)
-        path = tf.where(is_readable, tf.gather(files, file), os.devnull)
-        records = tf.data.TFRecordDataset(path, buffer_size=_READ_BUFFER_BYTES)
-        # After damage nothing more comes from a file; empty records take the place of what is lost.
-        records = records.apply(tf.data.experimental.ignore_errors())
-        records = records.concatenate(tf.data.Dataset.from_tensors("").repeat())
-        records = records.take(_call(self._bad_records.count, tf.int64, file))
-        file_number = tf.data.Dataset.from_tensors(file).repeat()
-        return tf.data.Dataset.zip((file_number, records.enumerate())).shard(parts, part)
-
     # Decoding ------------------------------------------------------------------------------------
 
-    def _examples(self, records: tf.data.Dataset) -> tf.data.Dataset:
-        """(image, label, number) of `_records`, without the bad ones."""
-
-        def decode(number, record):
-            if self._seed() is not None:
-                tf.set_random_seed(self._seed())  # Of this function alone.
-            return (*self.parse_example(record[1][1]), number)
-
-        # One after another, random numbers come in the same order each time.
-        calls = None if self.hparams.deterministic_input else self._parallel_calls()
-        examples = records.map(decode, num_parallel_calls=calls)
-        return examples.apply(tf.data.experimental.ignore_errors())
+    def _decode(self, number: tf.Tensor, data: tf.Tensor):
+        """(number, (image, label)) of a record; fails where that is bad."""
+        if self._seed() is not None:
+            tf.set_random_seed(self._seed())  # Of this function alone.
+        return number, self.parse_example(data)
 
     def parse_example(self, serialized: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
         """One record -> (float32 image [size, size, 3], int32 label []); fails where it is bad."""
         hparams = self.hparams
-        encoded, label = parse_record(serialized, hparams.num_label_classes)
+        encoded, label = imagenet_records.parse(serialized, hparams.num_label_classes)
         image = inception_preprocessing.preprocess_bytes(
             encoded,
             hparams.image_size,
@@ -272,15 +242,12 @@ class InputPipeline:
         )
         return image, label
 
-    def _padded(self, dataset: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+    def _padded(self, examples: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
         """As many examples as fill all batches, with padding in place of those that lack."""
-        hparams = self.hparams
-        batches = hparams.num_eval_images // batch_size
-        if not hparams.eval_drop_remainder and hparams.num_eval_images % batch_size:
-            batches += 1
-        image = tf.zeros([hparams.image_size, hparams.image_size, 3])
-        padding = tf.data.Dataset.from_tensors((image, PADDING_LABEL, NO_RECORD)).repeat()
-        return dataset.concatenate(padding).take(batches * batch_size)
+        image = tf.zeros([self.hparams.image_size, self.hparams.image_size, 3])
+        padding = tf.data.Dataset.from_tensors((NO_RECORD, (image, PADDING_LABEL))).repeat()
+        num_examples = num_eval_batches(self.hparams, batch_size) * batch_size
+        return examples.concatenate(padding).take(num_examples)
 
     # Settings ------------------------------------------------------------------------------------
 
@@ -293,9 +260,10 @@ class InputPipeline:
         processes = min(self._sharding()[0], _PROCESSES_PER_HOST)
         return max(1, len(os.sched_getaffinity(0)) // processes)
 
-    def _parallel_calls(self) -> int:
+    def _parallel_calls(self) -> Optional[int]:
         """Twice the threads: while one call reads or waits, another computes."""
-        return 2 * self._threads()
+        # One after another, random numbers come in the same order each time.
+        return None if self.hparams.deterministic_input else 2 * self._threads()
 
     def _options(self) -> tf.data.Options:
         """Threads of its own, none of which is split further: images are what is parallel."""
@@ -316,122 +284,8 @@ class InputPipeline:
 
         dataset = tf.data.Dataset.range(1).map(make).cache().repeat()
         if not self.is_training:
-            dataset = dataset.take(-(-hparams.num_eval_images // batch_size))
+            dataset = dataset.take(num_eval_batches(hparams, batch_size))
         return dataset.prefetch(2)
-
-
-def parse_record(serialized: tf.Tensor, num_label_classes: int) -> Tuple[tf.Tensor, tf.Tensor]:
-    """One record -> (encoded image, int32 label []); fails where it has no legal label."""
-    features = tf.parse_single_example(serialized, _FEATURES)
-    # Fails for labels that are not from 1 to num_label_classes - 1, sooner than tf.Assert.
-    legal_labels = tf.range(1, num_label_classes)
-    label = tf.gather(legal_labels, features["image/class/label"] - 1)
-    return features["image/encoded"], label
-
-
-# Checking records one by one ---------------------------------------------------------------------
-
-
-class CheckedRecord(NamedTuple):
-    """What a record is.
-
-    Attributes:
-        problem: what makes it unfit for training, as the end of a sentence; None if nothing does.
-        label: its class, if it is fit.
-        image_format: 'JPEG', 'PNG', 'GIF' or 'BMP', if it is fit.
-    """
-
-    problem: Optional[str]
-    label: Optional[int] = None
-    image_format: Optional[str] = None
-
-
-class RecordChecker:
-    """Checks records as training reads them: what it refuses would fail there, and nothing else.
-
-    Of a JPEG training decodes the part that it uses only, so that damage may come to light now and
-    then; here all of it has to be decoded. To be used as a context manager.
-
-    Args:
-        num_label_classes: labels from 1 to one less are legal.
-    """
-
-    @tf.autograph.experimental.do_not_convert
-    def __init__(self, num_label_classes: int):
-        self._num_label_classes = num_label_classes
-        graph = tf.Graph()
-        with graph.as_default():
-            self._records = tf.placeholder(tf.string, [None])
-            dataset = tf.data.Dataset.from_tensor_slices(self._records).enumerate().map(self._read)
-            # As in training; TensorFlow's messages would quote what it could not parse.
-            dataset = dataset.apply(tf.data.experimental.ignore_errors())
-            dataset = dataset.batch(tf.size(self._records, out_type=tf.int64))
-            self._fit = tf.data.experimental.get_single_element(dataset)
-            self._encoded = tf.placeholder(tf.string, [])
-            self._pixels = _num_pixels(self._encoded)
-        self._session = CpuSession(graph)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self._session.close()
-
-    def check(self, records: Sequence[bytes]) -> List[CheckedRecord]:
-        """Checks some records; a call costs 20 ms, so that hundreds should share it."""
-        try:
-            columns = self._session.run(self._fit, {self._records: records})
-        except tf.errors.InvalidArgumentError:  # None is fit.
-            columns = []
-        fit = {
-            number: CheckedRecord(None, int(label), _image_format(start))
-            for number, label, start, _ in zip(*columns)
-        }
-        return [
-            fit.get(number) or CheckedRecord(self._problem(record))
-            for number, record in enumerate(records)
-        ]
-
-    def _read(self, number, record):
-        encoded, label = parse_record(record, self._num_label_classes)
-        start = tf.strings.substr(encoded, 0, _LONGEST_SIGNATURE)
-        return number, label, start, _num_pixels(encoded)
-
-    def _problem(self, record: bytes) -> str:
-        """Why a record that is unfit is so."""
-        try:
-            feature = tf.train.Example.FromString(record).features.feature
-        except DecodeError:
-            return "is not a tf.train.Example"
-        labels = feature["image/class/label"].int64_list.value
-        if len(labels) != 1:
-            return f"has {len(labels)} integers as image/class/label; 1 is expected"
-        if not 1 <= labels[0] < self._num_label_classes:
-            return f"has label {labels[0]}; 1..{self._num_label_classes - 1} are legal"
-        images = feature["image/encoded"].bytes_list.value
-        if len(images) != 1 or not images[0]:
-            return "has no image: image/encoded is not there or empty"
-        try:
-            self._session.run(self._pixels, {self._encoded: images[0]})
-        except tf.errors.OpError as error:
-            reason = error.message.splitlines()[0]
-            return f"has an image ({_image_format(images[0])}) that cannot be decoded: {reason}"
-        return "is not a tf.train.Example of one image and one label"
-
-
-def find_problem(record: bytes, num_label_classes: int) -> Optional[str]:
-    """What makes a record unfit for training, as the end of a sentence, or None."""
-    with RecordChecker(num_label_classes) as checker:
-        return checker.check([record])[0].problem
-
-
-def _num_pixels(encoded: tf.Tensor) -> tf.Tensor:
-    """Decodes all of an image, as training decodes parts: the number of its pixels times three."""
-    return tf.size(inception_preprocessing.decode_window(encoded, inception_preprocessing.whole))
-
-
-def _image_format(encoded: bytes) -> str:
-    return next((k for s, k in _SIGNATURES.items() if encoded.startswith(s)), "unknown format")
 
 
 def _known_counts(data_dir: str, files: Sequence[str]) -> Dict[str, int]:
@@ -445,10 +299,3 @@ def _known_counts(data_dir: str, files: Sequence[str]) -> Dict[str, int]:
         if shard.get("images") and tf.io.gfile.stat(path).length == shard.get("bytes"):
             known[path] = shard["images"]
     return known
-
-
-def _call(function: Callable, dtype: tf.DType, *args: tf.Tensor) -> tf.Tensor:
-    """A Python function's answer, a scalar."""
-    answer = tf.numpy_function(function, args, dtype)
-    answer.set_shape([])
-    return answer

@@ -25,48 +25,25 @@ _CR_TO_RGB = (1.402, -0.714136, 0.0)
 
 
 def preprocess_bytes(
-    encoded: tf.Tensor,
-    size: int,
-    is_training: bool = False,
-    scaled_images: bool = True,
-    use_fast_color_distort: bool = True,
-    cb_distortion_range: float = 0.1,
-    cr_distortion_range: float = 0.1,
+    encoded: tf.Tensor, size: int, is_training: bool = False, **options
 ) -> tf.Tensor:
     """`preprocess_image` of an encoded image, of which only the part that is used gets decoded.
 
     Args:
         encoded: string [], a JPEG (grey and CMYK ones too), PNG, GIF (its first frame) or BMP.
         size: width and height of the result in pixels.
-        is_training, scaled_images, use_fast_color_distort, cb_distortion_range,
-            cr_distortion_range: see `preprocess_image`.
+        is_training, options: as in `preprocess_image`.
 
     Returns:
         float32 [size, size, 3]. Running it raises InvalidArgumentError where the image cannot be
         decoded, or is cut off.
     """
-    choose_window = random_window if is_training else central_window
-    return _finish(
-        decode_window(encoded, choose_window),
-        size,
-        size,
-        is_training,
-        scaled_images,
-        use_fast_color_distort,
-        cb_distortion_range,
-        cr_distortion_range,
-    )
+    window = decode_window(encoded, random_window if is_training else central_window)
+    return _resize_and_distort(window, size, size, is_training, **options)
 
 
 def preprocess_image(
-    image: tf.Tensor,
-    output_height: int,
-    output_width: int,
-    is_training: bool = False,
-    scaled_images: bool = True,
-    use_fast_color_distort: bool = True,
-    cb_distortion_range: float = 0.1,
-    cr_distortion_range: float = 0.1,
+    image: tf.Tensor, output_height: int, output_width: int, is_training: bool = False, **options
 ) -> tf.Tensor:
     """Crops, resizes and, in training, distorts one image.
 
@@ -74,25 +51,57 @@ def preprocess_image(
         image: [height, width, 3]; uint8, or float32 in [0, 1].
         output_height, output_width: size in pixels to resize to.
         is_training: random crop, flip and colours; else the central crop.
-        scaled_images: whether the result is in [-1, 1], else in [0, 1].
-        use_fast_color_distort: shift brightness and chroma; else distort brightness, saturation,
-            hue and contrast in one of four orders.
-        cb_distortion_range, cr_distortion_range: largest chroma shifts, either way.
+        options: any of
+            scaled_images (True): whether the result is in [-1, 1], else in [0, 1].
+            use_fast_color_distort (True): shift brightness and chroma; else distort brightness,
+                saturation, hue and contrast in one of four orders.
+            cb_distortion_range, cr_distortion_range (0.1): largest chroma shifts, either way.
 
     Returns:
         float32 [output_height, output_width, 3].
     """
     choose_window = random_window if is_training else central_window
-    return _finish(
-        _cut(image, choose_window(tf.shape(image))),
-        output_height,
-        output_width,
-        is_training,
-        scaled_images,
-        use_fast_color_distort,
-        cb_distortion_range,
-        cr_distortion_range,
-    )
+    window = _cut(image, choose_window(tf.shape(image)))
+    return _resize_and_distort(window, output_height, output_width, is_training, **options)
+
+
+def _resize_and_distort(
+    pixels: tf.Tensor,
+    height: int,
+    width: int,
+    is_training: bool,
+    scaled_images: bool = True,
+    use_fast_color_distort: bool = True,
+    cb_distortion_range: float = 0.1,
+    cr_distortion_range: float = 0.1,
+) -> tf.Tensor:
+    """What follows the crop: resizing, in training mirroring and other colours, and the range."""
+    lowest, factor = (-1.0, 2.0) if scaled_images else (0.0, 1.0)
+    unit = 1.0 / 255.0 if pixels.dtype == tf.uint8 else 1.0
+    shifts_color = is_training and use_fast_color_distort
+    if is_training:
+        noise = tf.random_uniform([4], -1.0, 1.0)
+        shifts = largest_color_shifts(cb_distortion_range, cr_distortion_range)
+    if shifts_color and pixels.dtype == tf.uint8 and _fused_distortion():
+        # The same as below, in one pass.
+        distort = _fused_distortion().distort
+        return distort(pixels, height, width, noise, shifts, factor, lowest)
+    # Whole numbers are resized as they are, and scaled afterwards, when there are fewer pixels.
+    pixels = tf.image.resize_bilinear(tf.expand_dims(pixels, 0), [height, width])[0]
+    if is_training:
+        pixels = tf.cond(noise[0] < 0, lambda: tf.reverse(pixels, [1]), lambda: pixels)
+    if is_training and not shifts_color:
+        pixels, unit = distort_color(pixels * unit), 1.0
+    # Rows of pixels: of single pixels three numbers would take five times as long to add; and
+    # clipping takes twice as long as minimum and maximum.
+    rows, shift = tf.reshape(pixels, [height, width * 3]), 0.0
+    if shifts_color:
+        shift = tf.matmul([noise[1:]], tf.constant(shifts, tf.float32))[0]
+        shift = tf.tile(shift, [width])
+    rows = rows * (unit * factor) + (shift * factor + lowest)
+    if shifts_color:
+        rows = tf.maximum(tf.minimum(rows, 1.0), lowest)
+    return tf.reshape(rows, [height, width, 3])
 
 
 # Windows -----------------------------------------------------------------------------------------
@@ -211,48 +220,7 @@ def _bytes_at(string: tf.Tensor, position, length: int) -> tf.Tensor:
     return tf.strings.substr(string, position, length)
 
 
-# Resizing, flip and colours ----------------------------------------------------------------------
-
-
-def _finish(
-    image,
-    height,
-    width,
-    is_training,
-    scaled_images,
-    use_fast_color_distort,
-    cb_distortion_range,
-    cr_distortion_range,
-):
-    """What follows the crop; arguments as those of `preprocess_image`."""
-    unit = 1.0 / 255.0 if image.dtype == tf.uint8 else 1.0
-    lowest, factor = (-1.0, 2.0) if scaled_images else (0.0, 1.0)
-    if not is_training:
-        return _resize(image, height, width) * (unit * factor) + lowest
-    noise = tf.random_uniform([4], -1.0, 1.0)
-    if not use_fast_color_distort:
-        image = _mirror(_resize(image, height, width), noise)
-        return distort_color(image * unit) * factor + lowest
-    largest_shifts = largest_color_shifts(cb_distortion_range, cr_distortion_range)
-    fused = _fused_distortion() if image.dtype == tf.uint8 else None
-    if fused:
-        return fused.distort(image, height, width, noise, largest_shifts, factor, lowest)
-    image = _mirror(_resize(image, height, width), noise)
-    # All in one multiplication and one addition, of a row of pixels: a single pixel's three numbers
-    # would take five times as long to add, and clipping twice as long as minimum and maximum.
-    shift = tf.matmul([noise[1:]], tf.constant(largest_shifts, tf.float32))[0] * factor + lowest
-    image = tf.reshape(image, [height, width * 3]) * (unit * factor) + tf.tile(shift, [width])
-    image = tf.maximum(tf.minimum(image, 1.0), lowest)
-    return tf.reshape(image, [height, width, 3])
-
-
-def _resize(image, height, width):
-    # Takes whole numbers as they are; they are scaled afterwards, when there are fewer pixels.
-    return tf.image.resize_bilinear(tf.expand_dims(image, 0), [height, width])[0]
-
-
-def _mirror(image, noise):
-    return tf.cond(noise[0] < 0, lambda: tf.reverse(image, [1]), lambda: image)
+# Colours -----------------------------------------------------------------------------------------
 
 
 @functools.lru_cache(maxsize=None)

@@ -25,7 +25,7 @@ import tensorflow.compat.v1 as tf
 import tqdm
 from absl import app, flags
 
-import imagenet_input
+import imagenet_records
 from common import files, imagenet
 from common.data import parallel, tfrecords
 from common.errors import UserError
@@ -61,7 +61,7 @@ class SplitReport:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def add_record(self, file, checked):
-        """Adds the next record of a file, as a RecordChecker found it."""
+        """Adds the next record of a file, as `imagenet_records.Checker` found it."""
         if checked.problem:
             self.damage.append(Damage(file, self.records, checked.problem))
         else:
@@ -121,7 +121,7 @@ def check_shard(path, num_label_classes, expected=None):
 @functools.lru_cache(maxsize=1)
 def _checker(process, num_label_classes):
     """The checker of this process; a session does not survive a fork."""
-    return imagenet_input.RecordChecker(num_label_classes)
+    return imagenet_records.Checker(num_label_classes)
 
 
 def _batches(records):

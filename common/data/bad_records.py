@@ -2,13 +2,21 @@
 
 TensorFlow 1.15 can say that decoding failed, but neither for which record, nor without crashing
 where its message quotes bytes that are not UTF-8. So the input pipeline drops what fails
-(tf.data.experimental.ignore_errors) and numbers what it reads; a number that never comes out is a
-bad record's, and reading that record once more finds out what is wrong with it.
+(tf.data.experimental.ignore_errors), and the records are numbered before they are decoded: a number
+that is missing afterwards is a bad record's, and reading that record once more finds out what is
+wrong with it.
+
+    bad_records = BadRecords(files, ...)
+    records = ...                                  # `bad_records.read(file)` of all files
+    records = bad_records.before_decode(records)   # (number, data)
+    examples = records.map(decode).apply(tf.data.experimental.ignore_errors())
+    batches = bad_records.after_decode(examples.batch(...))
 """
 
 import collections
+import os
 import threading
-from typing import Callable, Dict, Optional, Sequence
+from typing import Callable, Dict, NamedTuple, Optional, Sequence
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -16,6 +24,9 @@ import tensorflow.compat.v1 as tf
 from common.data import tfrecords
 from common.errors import UserError
 
+_READ_BUFFER_BYTES = 256 * 1024
+# Records that are noted together; noting them one by one would cost as much as flipping.
+_NOTED_TOGETHER = 64
 # Too few to stop a run for, however small the data set is.
 _ALWAYS_TOLERATED = 3
 # Instead of a record's number: padding.
@@ -24,26 +35,38 @@ NO_RECORD = np.iinfo(np.int64).max
 _MOST_BAD = 50
 
 
-class BadRecords:
-    """What goes into decoding and does not come out again, of one iteration over some files.
+class Record(NamedTuple):
+    """A record, as an element of a data set.
 
-    The methods but `check` are called from TensorFlow's threads, with and for numpy arrays.
+    Attributes:
+        file: int64, number of its file.
+        index: int64, place in the file.
+        data: string; empty where it cannot be read.
+    """
+
+    file: tf.Tensor
+    index: tf.Tensor
+    data: tf.Tensor
+
+
+class BadRecords:
+    """The records that are read but not decoded, in one iteration over some files.
 
     Args:
-        files: paths of the TFRecord files; the pipeline uses their numbers.
+        files: paths of the TFRecord files.
         find_problem: from a record's bytes to one sentence's end that says what is wrong with it
             ("has label 0"), or None.
-        capacity: how many records can be between `enter` and `leave` at a time.
+        capacity: how many records can be decoded but not yet in a whole batch, or in decoding.
         on_bad_record: 'fail' at the first bad record, or 'skip' up to `max_bad_fraction`.
         max_bad_fraction: stop where more than this part of `num_images` is bad; 3 bad records are
             always tolerated.
         num_images: number of images there should be in the files.
         known_counts: numbers of records of files that need not be counted, by path.
-        raise_errors: whether `leave` raises; else the data ends, so that training ends in order
-            and keeps a checkpoint.
+        raise_errors: whether too many bad records are an error where batches are read; else the
+            data ends, so that training ends in order and keeps a checkpoint.
 
     Attributes:
-        num_left: how many records came out.
+        num_decoded: how many records are in the batches so far.
     """
 
     def __init__(
@@ -59,17 +82,17 @@ class BadRecords:
     ):
         self._files = files
         self._find_problem = find_problem
-        self._capacity = capacity
+        self._capacity = capacity + _NOTED_TOGETHER
         self._skips = on_bad_record == "skip"
         self._max_bad_fraction = max_bad_fraction
         self._num_images = num_images
         self._counts = dict(known_counts or {})
         self._raise_errors = raise_errors
         self._lock = threading.Lock()
-        self._inside = collections.deque()  # (sequence number, file number, index in the file)
-        self._found = set()  # (file number, index in the file)
-        self._entered = 0  # Since the last batch.
-        self.num_left = 0
+        self._pending = collections.deque()  # (number, file, index) of those in decoding.
+        self._found = set()  # (file, index) of the bad ones.
+        self._read_since_batch = 0
+        self.num_decoded = 0
         self._error = None
 
     @property
@@ -84,7 +107,60 @@ class BadRecords:
         if self._error:
             raise self._error
 
-    def count(self, file: np.ndarray) -> np.ndarray:
+    # Steps of the input pipeline -----------------------------------------------------------------
+
+    def read(self, file: tf.Tensor) -> tf.data.Dataset:
+        """The `Record`s of a file, given its number: int64 []."""
+        # A file that cannot be opened would fail for ever: it counts as one without records.
+        path = tf.gather(list(self._files), file)
+        path = tf.where(_call(self._is_readable, tf.bool, file), path, os.devnull)
+        data = tf.data.TFRecordDataset(path, buffer_size=_READ_BUFFER_BYTES)
+        # After damage nothing more comes from a file; empty records take the place of what is lost.
+        data = data.apply(tf.data.experimental.ignore_errors())
+        data = data.concatenate(tf.data.Dataset.from_tensors("").repeat())
+        data = data.take(_call(self._count, tf.int64, file))
+        return tf.data.Dataset.zip(
+            Record(
+                file=tf.data.Dataset.from_tensors(file).repeat(),
+                index=tf.data.Dataset.range(NO_RECORD),
+                data=data,
+            )
+        )
+
+    def before_decode(self, records: tf.data.Dataset) -> tf.data.Dataset:
+        """Numbers and notes `Record`s: (number, data) of each."""
+        # Batches are made and undone without copying.
+        records = records.enumerate().batch(_NOTED_TOGETHER)
+        records = records.apply(
+            tf.data.experimental.take_while(
+                lambda number, record: _call(
+                    self._note_read, tf.bool, number, record.file, record.index
+                )
+            )
+        )
+        return records.map(lambda number, record: (number, record.data)).unbatch()
+
+    def after_decode(self, batches: tf.data.Dataset) -> tf.data.Dataset:
+        """Finds the bad ones by the numbers that are missing: x of batches of (number, x)."""
+        batches = batches.apply(
+            tf.data.experimental.take_while(
+                lambda number, batch: _call(self._note_decoded, tf.bool, number)
+            )
+        )
+        return batches.map(lambda number, batch: batch)
+
+    # What they call, from TensorFlow's threads ---------------------------------------------------
+
+    def _is_readable(self, file: np.ndarray) -> np.bool_:
+        """Whether a file can be opened and read at all."""
+        try:
+            with tf.io.gfile.GFile(self._files[int(file)], "rb") as stream:
+                stream.read(1)
+        except (OSError, tf.errors.OpError):
+            return np.bool_(False)
+        return np.bool_(True)
+
+    def _count(self, file: np.ndarray) -> np.ndarray:
         """Number of records of a file, from their headers; damage among these is one record more.
 
         So many are to be read from it, with empty ones in place of those that cannot be.
@@ -98,53 +174,43 @@ class BadRecords:
             self._counts[path] = records + (1 if problem else 0)
         return np.int64(self._counts[path])
 
-    def is_readable(self, file: np.ndarray) -> np.bool_:
-        """Whether a file can be opened and read at all."""
-        try:
-            with tf.io.gfile.GFile(self._files[int(file)], "rb") as stream:
-                stream.read(1)
-        except (OSError, tf.errors.OpError):
-            return np.bool_(False)
-        return np.bool_(True)
-
-    def enter(self, sequence: np.ndarray, file: np.ndarray, index: np.ndarray) -> np.bool_:
+    def _note_read(self, number: np.ndarray, file: np.ndarray, index: np.ndarray) -> np.bool_:
         """Notes records that are about to be decoded.
 
         Args:
-            sequence: int64 [n], growing numbers.
-            file: int64 [n], file numbers.
-            index: int64 [n], places in the files.
+            number: int64 [n], growing.
+            file, index: int64 [n], see `Record`.
 
         Returns:
             Whether to go on.
         """
         with self._lock:
-            self._inside.extend(
+            self._pending.extend(
                 record
-                for record in zip(sequence.tolist(), file.tolist(), index.tolist())
+                for record in zip(number.tolist(), file.tolist(), index.tolist())
                 if record[1:] not in self._found
             )
-            self._entered += len(sequence)
+            self._read_since_batch += len(number)
             # Where very many are bad, it may take for ever until a batch is full.
-            if len(self._inside) > self._capacity + self.limit and not self._error:
+            if len(self._pending) > self._capacity + self.limit and not self._error:
                 self._search()
-            if self._entered > _MOST_BAD * self._capacity:
+            if self._read_since_batch > _MOST_BAD * self._capacity:
                 self._fail("hardly any of the last records could be used")
             return np.bool_(self._error is None)
 
-    def leave(self, sequence: np.ndarray) -> np.bool_:
-        """Takes the numbers of one batch that came out: int64 [batch].
+    def _note_decoded(self, number: np.ndarray) -> np.bool_:
+        """Takes the numbers of one batch: int64 [batch].
 
         `NO_RECORD` stands for padding at the end. Numbers that are missing before the last one of
         a batch are bad records'. Returns whether to go on.
         """
         with self._lock:
-            self._entered = 0
-            self.num_left += int((sequence != NO_RECORD).sum())
-            arrived, last = set(sequence.tolist()), sequence.max()
-            while self._inside and self._inside[0][0] <= last and not self._error:
-                number, file, index = self._inside.popleft()
-                if number not in arrived:
+            self._read_since_batch = 0
+            self.num_decoded += int((number != NO_RECORD).sum())
+            decoded, last = set(number.tolist()), number.max()
+            while self._pending and self._pending[0][0] <= last and not self._error:
+                pending, file, index = self._pending.popleft()
+                if pending not in decoded:
                     problem = self._problem(file, index)
                     self._add(file, index, problem or "could not be used, but now it can")
             if self._error and self._raise_errors:
@@ -152,12 +218,12 @@ class BadRecords:
             return np.bool_(self._error is None)
 
     def _search(self):
-        """Finds the bad ones among those that are inside."""
-        for record in list(self._inside):
+        """Finds the bad ones among those in decoding."""
+        for record in list(self._pending):
             problem = self._problem(*record[1:])
             if problem:
                 self._add(*record[1:], problem)
-                self._inside.remove(record)
+                self._pending.remove(record)
             if self._error:
                 return
 
@@ -198,3 +264,10 @@ class BadRecords:
         except (OSError, tf.errors.OpError) as error:
             return f"cannot be read: {error}"
         return "cannot be read"
+
+
+def _call(function: Callable, dtype: tf.DType, *args: tf.Tensor) -> tf.Tensor:
+    """A Python function's answer, a scalar."""
+    answer = tf.numpy_function(function, args, dtype)
+    answer.set_shape([])
+    return answer

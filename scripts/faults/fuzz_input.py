@@ -29,6 +29,7 @@ from PIL import Image
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 import amoeba_net_model
 import imagenet_input
+import imagenet_records
 import inception_preprocessing
 from common.data import tfrecords
 from common.errors import UserError
@@ -236,7 +237,7 @@ class Reader:
 
 def explain(records: List[bytes], became_images: List[Set[int]], counts: collections.Counter):
     """What the program would say about each record; it has to agree with what became of it."""
-    with imagenet_input.RecordChecker(_CLASSES) as checker:
+    with imagenet_records.Checker(_CLASSES) as checker:
         for number, (record, checked) in enumerate(zip(records, checker.check(records))):
             problem = checked.problem
             counts["explained as bad" if problem else "explained as good"] += 1
