@@ -176,7 +176,7 @@ prepare_model_dir() {
 prepare_environment() {
   export JOB_ID=${JOB_ID:-10087}
   # HCCL connects the devices anew for each round of training and by default gives up after 120
-  # seconds, while rank 0 may still be evaluating 50,000 images; half an hour is enough. Its other
+  # seconds, while another rank may still be evaluating its share; half an hour is enough. Its other
   # time-out, of a collective, is only 600 seconds by default in older releases; HCCL rounds it down
   # to a multiple of 68. When a process ends the others are stopped, so that longer time-outs would
   # only delay the error where one hangs.
