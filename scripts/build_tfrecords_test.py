@@ -393,7 +393,7 @@ def _options(source_dir, output_dir, changes=()):
 
 
 def test_report_is_valid_json(tmp_path):
-    source = _make_folders(tmp_path / "photos", ("n01440764",), 4, "png", format_="PNG")
+    source = _make_folders(tmp_path / "photos", ("n01440764",), 4, "png", image_format="PNG")
     _build(source, tmp_path / "out", "--validation_fraction=0")
     info = json.loads((tmp_path / "out" / "dataset.json").read_text())
     assert info["classes"] == ["n01440764"]

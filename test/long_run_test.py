@@ -151,6 +151,7 @@ def test_vanished_data(tmp_path):
     images, labels = helpers.digits_and_photos()
     helpers.write_shards(data_dir, "train", [helpers.image_examples(images[:40], labels)])
     flags = ["--nosynthetic_data", f"--data_dir={data_dir}", "--num_label_classes=11"]
+    flags += ["--lr=1e-6"]  # However long it takes until the data vanish, the loss stays finite.
     training = _start("--mode=train", f"--model_dir={model_dir}", "--train_steps=1000000", *flags)
     _wait_for_checkpoint(training, model_dir)
     shutil.rmtree(data_dir)
