@@ -9,7 +9,7 @@ ranks share, since a rank that has delivered its share need not wait for anybody
 import json
 import os
 import time
-from typing import Callable, Dict, Optional
+from typing import Callable, Dict
 
 import tensorflow.compat.v1 as tf
 
@@ -56,7 +56,7 @@ class Shares:
     def deliver(self, checkpoint: str, images: int, metrics: Dict[str, float]):
         """Leaves what this rank found for rank 0: means over `images` images."""
         tf.io.gfile.makedirs(self._directory)
-        share = {"checkpoint": _identity(checkpoint), "images": images, "metrics": metrics}
+        share = {"images": images, "metrics": metrics}
         files.write_text(self._path(checkpoint, self._rank), json.dumps(share))
 
     def collect(self, checkpoint: str, images: int, metrics: Dict[str, float]):
@@ -73,27 +73,23 @@ class Shares:
         return total, means
 
     def _take(self, checkpoint: str, rank: int) -> dict:
-        """Another rank's share, once it is there; one of an earlier run is not taken for it."""
+        """Another rank's share, once it is there."""
         path = self._path(checkpoint, rank)
-        wanted = _identity(checkpoint)
-        deadline = time.monotonic() + self._timeout
-        while True:
-            left = max(0.0, deadline - time.monotonic())
-            self._wait_for(path, f"rank {rank} to evaluate its share in", left)
-            with tf.io.gfile.GFile(path) as f:
-                share = json.load(f)
-            if share["checkpoint"] == wanted:
-                tf.io.gfile.remove(path)
-                return share
-            tf.io.gfile.remove(path)
+        self._wait_for(path, f"rank {rank} to evaluate its share in")
+        with tf.io.gfile.GFile(path) as f:
+            share = json.load(f)
+        tf.io.gfile.remove(path)
+        return share
 
     def _path(self, checkpoint: str, rank: int) -> str:
-        return os.path.join(self._directory, f"{os.path.basename(checkpoint)}.rank_{rank}.json")
+        """Where a rank's share is; that of an earlier checkpoint of the same name is elsewhere."""
+        stat = tf.io.gfile.stat(f"{checkpoint}.index")
+        name = f"{os.path.basename(checkpoint)}-{stat.length}-{stat.mtime_nsec}.rank_{rank}.json"
+        return os.path.join(self._directory, name)
 
-    def _wait_for(self, path: str, whom: str, seconds: Optional[float] = None):
-        start = time.monotonic()
-        deadline = start + (self._timeout if seconds is None else seconds)
-        logged = start
+    def _wait_for(self, path: str, whom: str):
+        logged = time.monotonic()
+        deadline = logged + self._timeout
         while not tf.io.gfile.exists(path):
             self._check()
             now = time.monotonic()
@@ -107,9 +103,3 @@ class Shares:
                 tf.logging.info("Waiting for %s %s.", whom, path)
                 logged = now
             time.sleep(_POLL_SECONDS)
-
-
-def _identity(checkpoint: str) -> list:
-    """Tells a checkpoint from an earlier one of the same name."""
-    stat = tf.io.gfile.stat(f"{checkpoint}.index")
-    return [stat.length, stat.mtime_nsec]
