@@ -2,8 +2,6 @@
 
 from typing import Callable, Dict, Optional, Tuple
 
-import tensorflow.compat.v1 as tf
-
 import model_builder
 from common import results
 from common.checkpoints import reading, selection, warm_start
@@ -15,6 +13,7 @@ from common.hooks import nonfinite
 from common.hooks.saving import LoadEMAHook  # noqa: F401 (the original's name)
 from common.hooks.speed import SessionTimingHook  # noqa: F401 (the original's name)
 from common.hparams import HParams
+from common.runtime import tf
 from imagenet_input import (  # noqa: F401
     PADDING_LABEL,
     InputPipeline,

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import scipy.special
-import tensorflow.compat.v1 as tf
 from helpers import tiny_hparams
 
 import amoeba_net_model
 import train_step
 from common.checkpoints import reading
 from common.errors import UserError
+from common.runtime import tf
 
 _MODES = tf.estimator.ModeKeys
 

@@ -4,7 +4,8 @@ import os
 import sys
 
 import pytest
-import tensorflow.compat.v1 as tf
+
+from common.runtime import tf
 
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "test"))
 import helpers

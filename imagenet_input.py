@@ -5,7 +5,6 @@ import os
 from typing import Callable, Dict, Optional, Sequence, Tuple
 
 import numpy as np
-import tensorflow.compat.v1 as tf
 
 import imagenet_records
 import inception_preprocessing
@@ -13,6 +12,7 @@ from common.data import tfrecords
 from common.data.bad_records import NO_RECORD, BadRecords
 from common.errors import UserError
 from common.hparams import HParams
+from common.runtime import tf
 
 # Label of the images that only fill up the last batch of an evaluation.
 PADDING_LABEL = -1

@@ -9,7 +9,6 @@ import shutil
 
 import numpy as np
 import pytest
-import tensorflow.compat.v1 as tf
 from helpers import TINY, deal, encode, flags, flip, noise, run, tiny_hparams, write_shards
 from PIL import Image
 
@@ -18,6 +17,7 @@ import imagenet_records
 from common import results
 from common.data import tfrecords
 from common.errors import UserError
+from common.runtime import tf
 from scripts import check_data
 from scripts.faults import fuzz_input
 

@@ -2,11 +2,11 @@
 
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
-import tensorflow.compat.v1 as tf
 from google.protobuf.message import DecodeError
 
 import inception_preprocessing
 from common.devices.cpu import CpuSession
+from common.runtime import tf
 
 _FEATURES = {
     "image/encoded": tf.FixedLenFeature([], tf.string),

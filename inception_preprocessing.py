@@ -9,7 +9,8 @@ import os
 from typing import Callable
 
 import numpy as np
-import tensorflow.compat.v1 as tf
+
+from common.runtime import tf
 
 # libjpeg's own limit. A progressive JPEG of a kilobyte may claim 65500 x 65500 pixels, and looking
 # for its size alone would take 12 GB; this is enough for 150 million pixels.

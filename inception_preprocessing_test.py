@@ -6,7 +6,6 @@ import sys
 
 import numpy as np
 import pytest
-import tensorflow.compat.v1 as tf
 from helpers import encode
 from PIL import Image
 from scipy import stats
@@ -14,6 +13,7 @@ from sklearn.datasets import load_sample_images
 
 import common.data
 import inception_preprocessing
+from common.runtime import tf
 from scripts.benchmarks import benchmark_input
 from scripts.docs import augmentation_sheet
 

@@ -4,13 +4,12 @@ import math
 from typing import Dict, Optional, Tuple
 
 import numpy as np
-import tensorflow.compat.v1 as tf
-import tf_slim as slim
 
 import model_specs
 import network_utils
 from common.distribution import replication
 from common.hparams import HParams
+from common.runtime import slim, tf
 
 AUX_LOSS_WEIGHT = 0.4
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-import tensorflow.compat.v1 as tf
 from helpers import tiny_hparams
 
 import amoeba_net_model
 import model_builder
+from common.runtime import tf
 
 pytestmark = pytest.mark.usefixtures("graph")
 

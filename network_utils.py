@@ -9,8 +9,7 @@ Shapes are [batch, height, width, channels] or, in NCHW, [batch, channels, heigh
 import re
 from typing import List, Optional, Sequence
 
-import tensorflow.compat.v1 as tf
-import tf_slim as slim
+from common.runtime import slim, tf
 
 NHWC = "NHWC"
 NCHW = "NCHW"

@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-import tensorflow.compat.v1 as tf
-import tf_slim as slim
 
 import model_specs
 import network_utils
+from common.runtime import slim, tf
 
 _FORMATS = ("NHWC", "NCHW")
 

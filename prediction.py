@@ -10,7 +10,6 @@ import os
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-import tensorflow.compat.v1 as tf
 
 import inception_preprocessing
 from common import files
@@ -18,6 +17,7 @@ from common.data import image_sources
 from common.devices.cpu import CpuSession
 from common.errors import UserError
 from common.hparams import HParams
+from common.runtime import tf
 
 TOP_K = 5
 

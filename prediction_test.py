@@ -8,13 +8,13 @@ import shutil
 
 import numpy as np
 import pytest
-import tensorflow.compat.v1 as tf
 from helpers import encode, flags, run, truncate
 from PIL import Image
 
 import prediction
 import serving
 from common.errors import UserError
+from common.runtime import tf
 
 pytestmark = pytest.mark.xdist_group("tiny_model")
 

@@ -12,7 +12,6 @@ import sys
 from typing import Optional
 
 import numpy as np
-import tensorflow.compat.v1 as tf
 import tqdm
 
 import amoeba_net_model
@@ -30,6 +29,7 @@ from common.hooks import interruption, nonfinite, progress
 from common.hooks.speed import SessionTimingHook, ThroughputHook
 from common.hooks.summaries import LastValueHook
 from common.hparams import HParams
+from common.runtime import tf
 from settings import RunOptions
 
 _ACCURACIES = ("top_1_accuracy", "top_5_accuracy")

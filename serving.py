@@ -11,8 +11,6 @@ import tempfile
 import time
 from typing import List, Optional, Sequence
 
-import tensorflow.compat.v1 as tf
-
 import amoeba_net_model
 import inception_preprocessing
 from common import files, imagenet
@@ -21,6 +19,7 @@ from common.data import tfrecords
 from common.devices.cpu import CpuSession
 from common.errors import UserError
 from common.hparams import HParams
+from common.runtime import tf
 
 FORMATS = ("saved_model", "frozen_graph")
 

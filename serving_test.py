@@ -7,7 +7,6 @@ import sys
 
 import numpy as np
 import pytest
-import tensorflow.compat.v1 as tf
 from helpers import write_random_checkpoint
 
 import amoeba_net_model
@@ -15,6 +14,7 @@ import serving
 from common import inference_warmup
 from common.data import tfrecords
 from common.errors import UserError
+from common.runtime import tf
 
 pytestmark = pytest.mark.xdist_group("tiny_model")
 _TOLERANCE = 1e-4

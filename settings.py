@@ -9,7 +9,6 @@ import os
 import re
 from typing import Any, Dict, FrozenSet, NamedTuple, Optional, Sequence
 
-import tensorflow.compat.v1 as tf
 from absl.flags import FlagValues
 
 import amoeba_net_model
@@ -26,6 +25,7 @@ from common.devices.options import Options
 from common.distribution import cluster
 from common.errors import UserError
 from common.hparams import HParams
+from common.runtime import tf
 
 MODES = ("train", "eval", "train_and_eval", "predict", "export")
 

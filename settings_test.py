@@ -5,7 +5,6 @@ import os
 import re
 
 import pytest
-import tensorflow.compat.v1 as tf
 from absl import flags
 from absl.testing import flagsaver
 
@@ -16,6 +15,7 @@ from common.data import tfrecords
 from common.devices.cpu import Cpu
 from common.devices.options import Options
 from common.errors import UserError
+from common.runtime import tf
 
 _FLAGS = {flag.name: flag for flag in flags.FLAGS.flags_by_module_dict()["amoeba_net"]}
 _TYPES = {

@@ -13,7 +13,6 @@ import os
 import tempfile
 from typing import Callable, Dict, Optional, Sequence
 
-import tensorflow.compat.v1 as tf
 import tensorflow_hub as hub
 from absl import app, flags
 
@@ -31,6 +30,7 @@ from common.devices.cpu import Cpu, CpuSession
 from common.devices.device import Device
 from common.errors import UserError
 from common.hparams import HParams
+from common.runtime import tf
 
 CLASSIFICATION = "classification"
 FEATURE_VECTOR = "feature_vector"

@@ -5,13 +5,13 @@ import os
 
 import numpy as np
 import pytest
-import tensorflow.compat.v1 as tf
 import tensorflow_hub as hub
 from helpers import run
 
 import amoeba_net_model
 import tf_hub
 from common.errors import UserError
+from common.runtime import tf
 
 pytestmark = pytest.mark.xdist_group("tiny_model")
 _CLASSES = 11

@@ -7,8 +7,6 @@ step may be skipped since its loss or gradients are not finite; then nothing mov
 import re
 from typing import List, Optional, Sequence, Tuple
 
-import tensorflow.compat.v1 as tf
-
 import network_utils
 from common.checkpoints.reading import average_name
 from common.devices.device import Device
@@ -16,6 +14,7 @@ from common.distribution import replication
 from common.errors import UserError
 from common.hooks import nonfinite
 from common.hparams import HParams
+from common.runtime import tf
 
 # Name of the tensor with the global step after the step, in graphs whose steps may be skipped.
 STEP_AFTER = "step_after"

@@ -3,7 +3,8 @@
 from typing import Dict, List
 
 import numpy as np
-import tensorflow.compat.v1 as tf
+
+from common.runtime import tf
 
 _BATCH_NORMS = ("FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3")
 

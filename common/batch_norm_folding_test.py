@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-import tensorflow.compat.v1 as tf
 
 from common.batch_norm_folding import fold_batch_norms
+from common.runtime import tf
 
 _SHAPE = (2, 6, 6, 4)
 

@@ -12,10 +12,9 @@ import re
 import sys
 from typing import Dict, List, Optional, Tuple
 
-import tensorflow.compat.v1 as tf
-
 from common import files
 from common.errors import UserError
+from common.runtime import tf
 
 FILE_NAME = "curves.png"
 

@@ -4,10 +4,10 @@ import os
 
 import numpy as np
 import pytest
-import tensorflow.compat.v1 as tf
 from PIL import Image
 
 from common import curves
+from common.runtime import tf
 
 
 @pytest.fixture

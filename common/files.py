@@ -156,6 +156,6 @@ def _is_remote(path: str) -> bool:
 
 
 def _gfile():
-    import tensorflow.compat.v1 as tf  # Slow, and needed for remote paths only.
+    from common.runtime import tf  # Slow, and needed for remote paths only.
 
     return tf.io.gfile

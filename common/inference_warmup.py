@@ -5,12 +5,12 @@ import os
 from typing import Optional, Sequence
 
 import numpy as np
-import tensorflow.compat.v1 as tf
 from PIL import Image
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from common import files
 from common.errors import UserError
+from common.runtime import tf
 
 WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 

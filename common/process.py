@@ -7,19 +7,17 @@ import os
 import sys
 from typing import Optional
 
-import tensorflow.compat.v1 as tf
-from tensorflow.python.util import deprecation
-
+from common import runtime
 from common.checkpoints import storage
 from common.distribution import cluster
 from common.errors import UserError
 from common.hooks import interruption
+from common.runtime import tf
 
 
 def set_up():
     """Makes TensorFlow log every line once, and build graphs faster."""
-    # These warnings are about TensorFlow's own code, and take a fifth of the time to build a graph.
-    deprecation._PRINT_DEPRECATION_WARNINGS = False
+    runtime.silence_deprecation_warnings()
     tf.logging.set_verbosity(tf.logging.INFO)
     logging.getLogger("tensorflow").propagate = False  # absl's handler would repeat each line.
     # A graph consists of many objects that stay alive. Searching them for garbage takes another

@@ -7,10 +7,10 @@ import platform
 from typing import Any, Dict, List
 
 import numpy as np
-import tensorflow.compat.v1 as tf
 
 from common import files
 from common.errors import UserError
+from common.runtime import tf
 
 FILE_NAME = "results.json"
 

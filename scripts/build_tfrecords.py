@@ -43,13 +43,13 @@ import warnings
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import tensorflow.compat.v1 as tf
 import tqdm
 from absl import app, flags
 
 from common import files
 from common.data import image_sources, parallel, tfrecords
 from common.errors import UserError
+from common.runtime import tf
 
 BYTES_PER_SHARD = 128 << 20
 MIN_SHARDS = 16

@@ -12,7 +12,6 @@ import tarfile
 import time
 
 import pytest
-import tensorflow.compat.v1 as tf
 from absl import flags
 from helpers import ROOT, encode, noise, run
 from PIL import Image
@@ -20,6 +19,7 @@ from PIL import Image
 from common import imagenet
 from common.data import tfrecords
 from common.errors import UserError
+from common.runtime import tf
 from scripts import build_tfrecords
 
 WNIDS = [wnid for wnid, _ in imagenet.synsets()]

@@ -21,7 +21,6 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # TensorFlow would log what is reported here with its file and record.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import tensorflow.compat.v1 as tf
 import tqdm
 from absl import app, flags
 
@@ -29,6 +28,7 @@ import imagenet_records
 from common import files, imagenet
 from common.data import parallel, tfrecords
 from common.errors import UserError
+from common.runtime import tf
 
 MAX_DAMAGE_LINES = 50
 _CHECKED_TOGETHER = 256

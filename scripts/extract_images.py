@@ -14,10 +14,10 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import tensorflow.compat.v1 as tf
 
 from common.data import tfrecords
 from common.errors import UserError
+from common.runtime import tf
 
 
 def extract_images(data_dir: str, output_dir: str, split: str, count: int) -> int:

@@ -4,7 +4,6 @@ import os
 
 import numpy as np
 import pytest
-import tensorflow.compat.v1 as tf
 from helpers import encode, run
 from scipy.misc import face
 from sklearn.datasets import load_sample_images
@@ -12,6 +11,7 @@ from sklearn.datasets import load_sample_images
 from common import results
 from common.data import tfrecords
 from common.devices.cpu import CpuSession
+from common.runtime import tf
 from scripts import fine_tune
 
 _CUTS = 40  # Of each photograph for training and validation.

@@ -20,7 +20,6 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import numpy as np
-import tensorflow.compat.v1 as tf
 import tqdm
 
 import amoeba_net_model
@@ -30,6 +29,7 @@ from common import files
 from common.data import tfrecords
 from common.devices.cpu import CpuSession
 from common.errors import UserError
+from common.runtime import tf
 
 INDEX = "batches.json"
 _FLOAT32 = np.dtype("<f4")

@@ -6,11 +6,11 @@ import re
 
 import numpy as np
 import pytest
-import tensorflow.compat.v1 as tf
 from helpers import run
 
 import serving
 from common.errors import UserError
+from common.runtime import tf
 from scripts import offline_inference
 
 pytestmark = pytest.mark.xdist_group("tiny_model")

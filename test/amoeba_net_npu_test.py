@@ -7,7 +7,6 @@ from unittest import mock
 
 import helpers
 import pytest
-import tensorflow.compat.v1 as tf
 from npu_programs import (
     environment,
     flags,
@@ -22,6 +21,7 @@ import amoeba_net_model
 from common import curves, results
 from common.devices import choosing
 from common.devices.cpu import CpuSession
+from common.runtime import tf
 
 # Input -------------------------------------------------------------------------------------------
 

@@ -12,13 +12,13 @@ import time
 import helpers
 import numpy as np
 import pytest
-import tensorflow.compat.v1 as tf
 
 import amoeba_net_model
 from common import results
 from common.checkpoints import reading, selection
 from common.devices.cpu import Cpu
 from common.hooks import interruption
+from common.runtime import tf
 from scripts import launch_local
 
 _IMAGES = 32
@@ -39,11 +39,11 @@ _PROGRAM = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
 import numpy as np
-import tensorflow.compat.v1 as tf
 from absl import app
 import amoeba_net
 from common.devices.device import Device
 from common.distribution import replication
+from common.runtime import tf
 
 name = (os.environ.get("TF_CONFIG") or "alone")[-3:].strip("}} ")
 

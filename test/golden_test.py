@@ -12,11 +12,11 @@ import zlib
 
 import numpy as np
 import pytest
-import tensorflow.compat.v1 as tf
 
 import amoeba_net_model
 import inception_preprocessing
 import model_builder
+from common.runtime import tf
 
 _GOLDEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "golden")
 _TOLERANCE = 1e-4

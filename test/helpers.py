@@ -10,7 +10,6 @@ import zlib
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-import tensorflow.compat.v1 as tf
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
@@ -20,6 +19,7 @@ from common import files
 from common.data import tfrecords
 from common.devices.cpu import Cpu
 from common.hparams import HParams
+from common.runtime import tf
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 

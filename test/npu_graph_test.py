@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import tensorflow.compat.v1 as tf
 from npu_programs import BATCH, hparams, with_small_network
 from npu_stand_in.installed import installed
 
@@ -10,6 +9,7 @@ import amoeba_net_model
 from common.devices import choosing, gpu
 from common.devices.cpu import CpuSession
 from common.devices.options import Options
+from common.runtime import tf
 from imagenet_input import PADDING_LABEL
 
 

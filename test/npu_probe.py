@@ -9,7 +9,7 @@ import os
 import sys
 import tempfile
 
-import tensorflow.compat.v1 as tf
+from common.runtime import tf
 
 npu = None  # The adapter's module with the names; its import changes TensorFlow.
 

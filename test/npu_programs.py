@@ -9,7 +9,6 @@ from typing import NamedTuple, Optional
 from unittest import mock
 
 import helpers
-import tensorflow.compat.v1 as tf
 from absl import app
 from absl.testing import flagsaver
 from npu_stand_in.installed import PATH, installed
@@ -19,6 +18,7 @@ import model_builder
 import network_utils
 from common import files
 from common.devices import rank_table
+from common.runtime import tf
 
 BATCH = 4
 _NETWORK = {**helpers.TINY, "reduction_size": 8, "image_size": 32, "num_label_classes": 11}

@@ -7,12 +7,12 @@ import subprocess
 import helpers
 import numpy as np
 import pytest
-import tensorflow.compat.v1 as tf
 from npu_programs import environment, flags, run, write_data, write_rank_table
 from npu_stand_in.installed import PATH
 
 from common import results
 from common.checkpoints import selection
+from common.runtime import tf
 
 _LOSS_SCALE = {"loss_scale", "good_steps", "bad_steps"}
 

@@ -8,7 +8,6 @@ from unittest import mock
 import helpers
 import numpy as np
 import pytest
-import tensorflow.compat.v1 as tf
 from absl.testing import flagsaver
 from npu_stand_in.installed import installed
 
@@ -16,6 +15,7 @@ import amoeba_net
 import amoeba_net_model
 from common.checkpoints import reading, warm_start
 from common.devices.cpu import CpuSession
+from common.runtime import tf
 
 _GOLDEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "golden")
 _HEADS = r"(^|/)(aux_\d+/aux_logits|final_layer)/FC/"

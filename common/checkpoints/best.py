@@ -3,11 +3,10 @@
 import os
 from typing import Any, Dict, Optional
 
-import tensorflow.compat.v1 as tf
-
 from common import files, results
 from common.checkpoints import reading, selection
 from common.errors import UserError
+from common.runtime import tf
 
 DIRECTORY = "best"
 

@@ -4,12 +4,12 @@ import os
 import threading
 
 import pytest
-import tensorflow.compat.v1 as tf
 from helpers import checkpoint_file, checkpoint_path, save_checkpoints
 
 from common import files, results
 from common.checkpoints import best, reading, storage
 from common.errors import UserError
+from common.runtime import tf
 
 
 def test_best_of_all_evaluations_is_kept(tmp_path):

@@ -6,9 +6,8 @@ import os
 import re
 from typing import Callable, Dict, List, Optional, Tuple
 
-import tensorflow.compat.v1 as tf
-
 from common.errors import UserError
+from common.runtime import tf
 
 # A line of a reader's debug_string: name (DT_FLOAT) [3,3,8,16]
 _SHAPE = re.compile(r"^(\S+) \(\w+\) \[([\d,]*)\]", re.MULTILINE)

@@ -8,13 +8,13 @@ import re
 import time
 from typing import Iterator, List, Optional, Tuple
 
-import tensorflow.compat.v1 as tf
 from google.protobuf import text_format
 from tensorflow.python.training.checkpoint_state_pb2 import CheckpointState
 
 from common import files
 from common.checkpoints import reading
 from common.errors import UserError
+from common.runtime import tf
 
 STATE = "checkpoint"
 _INDEX = re.compile(r"(?P<name>.+-(?P<step>\d+))\.index$")

@@ -4,11 +4,11 @@ import os
 import types
 
 import pytest
-import tensorflow.compat.v1 as tf
 from helpers import checkpoint_file, checkpoint_path, save_checkpoints, truncate
 
 from common.checkpoints import reading, selection, storage
 from common.errors import UserError
+from common.runtime import tf
 
 
 def _change_a_byte(path):

@@ -6,11 +6,10 @@ import os
 import re
 from typing import Optional
 
-import tensorflow.compat.v1 as tf
-
 from common import files
 from common.checkpoints import best, selection
 from common.errors import UserError
+from common.runtime import tf
 
 LOCK = ".lock"
 

@@ -8,12 +8,12 @@ import subprocess
 import sys
 
 import pytest
-import tensorflow.compat.v1 as tf
 from helpers import ROOT, checkpoint_file, checkpoint_path, truncate
 
 from common import files
 from common.checkpoints import selection, storage
 from common.errors import UserError
+from common.runtime import tf
 
 _HOLDER = """
 import sys, time

@@ -3,11 +3,10 @@
 import re
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
-import tensorflow.compat.v1 as tf
-
 from common.checkpoints import reading
 from common.distribution import replication
 from common.errors import UserError
+from common.runtime import tf
 
 # Of the variables that are not excluded, the least part that must fit. Networks of other cells
 # share up to half of their names and shapes; weights that mean something else there.

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-import tensorflow.compat.v1 as tf
 
 from common.checkpoints import warm_start
 from common.devices.cpu import CpuSession
 from common.errors import UserError
+from common.runtime import tf
 
 _SHAPES = {"stem/w": [3, 4], "stem/mean": [4], "cell/w": [4, 4], "cell/v": [2], "head/FC/w": [4, 6]}
 _THERE = {**_SHAPES, "head/FC/w": [4, 11], "global_step": [], "cell/w/Momentum": [4, 4]}

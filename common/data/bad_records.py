@@ -19,10 +19,10 @@ import threading
 from typing import Callable, Dict, NamedTuple, Optional, Sequence
 
 import numpy as np
-import tensorflow.compat.v1 as tf
 
 from common.data import tfrecords
 from common.errors import UserError
+from common.runtime import tf
 
 _READ_BUFFER_BYTES = 256 * 1024
 # Records that are noted together; noting them one by one would cost as much as flipping.

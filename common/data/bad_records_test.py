@@ -4,11 +4,11 @@ import os
 
 import numpy as np
 import pytest
-import tensorflow.compat.v1 as tf
 
 from common.data import tfrecords
 from common.data.bad_records import NO_RECORD, BadRecords
 from common.errors import UserError
+from common.runtime import tf
 
 
 def _write(directory, records):

@@ -9,7 +9,8 @@ Raises:
 
 import numba
 import numpy as np
-import tensorflow.compat.v1 as tf
+
+from common.runtime import tf
 
 
 def _compiled(signature: str):

@@ -29,10 +29,9 @@ import os
 import re
 import struct
 
-import tensorflow.compat.v1 as tf
-
 from common import files
 from common.errors import UserError
+from common.runtime import tf
 
 DATASET_INFO = "dataset.json"
 LABELS = "labels.txt"

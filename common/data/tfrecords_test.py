@@ -3,10 +3,10 @@
 import os
 
 import pytest
-import tensorflow.compat.v1 as tf
 
 from common import files
 from common.data import tfrecords
+from common.runtime import tf
 
 
 def _touch(path):

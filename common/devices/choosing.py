@@ -4,8 +4,6 @@ import glob
 import os
 from typing import Optional, Tuple
 
-import tensorflow.compat.v1 as tf
-
 from common.devices import gpu, npu
 from common.devices import options as device_options
 from common.devices.cpu import Cpu
@@ -15,6 +13,7 @@ from common.devices.npu import Npu
 from common.devices.options import NAMES, NOT_FOR_NPU_ALONE, Options
 from common.distribution.cluster import Cluster
 from common.errors import UserError
+from common.runtime import tf
 
 
 def choose(

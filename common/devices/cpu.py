@@ -3,11 +3,11 @@
 import os
 from typing import Optional
 
-import tensorflow.compat.v1 as tf
 from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 from tensorflow.python import pywrap_tensorflow
 
 from common.devices.device import Device
+from common.runtime import tf
 
 # The NPU's adapter replaces it with one whose every session asks for the NPU.
 _SESSION_INIT = tf.Session.__init__

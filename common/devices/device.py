@@ -3,11 +3,10 @@
 import os
 from typing import Callable, Optional, Sequence, Tuple
 
-import tensorflow.compat.v1 as tf
-
 from common.devices.options import Options
 from common.distribution import cluster as clusters
 from common.hooks.saving import LeanCheckpointSaverHook
+from common.runtime import tf
 
 
 class Device:

@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-import tensorflow.compat.v1 as tf
 from helpers import ROOT
 from npu_stand_in.installed import PATH, installed
 
@@ -15,6 +14,7 @@ from common.devices import gpu as gpu_device
 from common.devices.cpu import CpuSession
 from common.devices.options import Options
 from common.errors import UserError
+from common.runtime import tf
 
 # Options -----------------------------------------------------------------------------------------
 

@@ -2,12 +2,11 @@
 
 from typing import Optional
 
-import tensorflow.compat.v1 as tf
-
 from common.devices.device import Device
 from common.devices.options import Options
 from common.distribution.cluster import Cluster
 from common.errors import UserError
+from common.runtime import tf
 
 _MIXED_MODES = (
     "allow_fp32_to_fp16",

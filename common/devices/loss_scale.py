@@ -4,7 +4,7 @@ They do what the managers of the adapter for TensorFlow 1.15 do (npu_loss_scale_
 variables of the same names, so that a checkpoint of one is read by the other.
 """
 
-import tensorflow.compat.v1 as tf
+from common.runtime import tf
 
 # The adapter for TensorFlow 1.15 keeps to the same bounds.
 _SMALLEST, _LARGEST = 1.0, 3.4e38

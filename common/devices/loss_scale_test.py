@@ -3,10 +3,10 @@
 import importlib
 
 import pytest
-import tensorflow.compat.v1 as tf
 from npu_stand_in.installed import installed
 
 from common.devices import loss_scale
+from common.runtime import tf
 
 _SETTINGS = {"incr_every_n_steps": 3, "decr_every_n_nan_or_inf": 2, "decr_ratio": 0.25}
 # Good and bad steps: a rise, falls in spite of good steps between bad ones, the smallest, a rise.

@@ -11,7 +11,6 @@ import importlib.util
 import os
 from typing import NamedTuple, Optional
 
-import tensorflow.compat.v1 as tf
 from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 
 from common.devices import loss_scale, npu_config, rank_table
@@ -19,6 +18,7 @@ from common.devices.device import Device
 from common.devices.options import Options
 from common.errors import UserError
 from common.hooks.summaries import ScalarSummaryHook
+from common.runtime import tf
 
 # Dynamic loss scaling as the training runs published for the Ascend 910 had it.
 _LOSS_SCALE = {

@@ -6,10 +6,9 @@ import json
 import os
 from typing import Dict, Iterator, Tuple
 
-import tensorflow.compat.v1 as tf
-
 from common.devices.options import BASIC_MODES, LATER_MODES, V2_MODES, Options
 from common.errors import UserError
+from common.runtime import tf
 
 
 def run_config(adapter, version: str, options: Options, keywords: Dict[str, object]):

@@ -6,7 +6,6 @@ import os
 import sys
 
 import pytest
-import tensorflow.compat.v1 as tf
 from npu_stand_in.installed import installed
 
 from common import curves
@@ -14,6 +13,7 @@ from common.devices import choosing, options, rank_table
 from common.devices.cpu import CpuSession
 from common.devices.options import Options
 from common.errors import UserError
+from common.runtime import tf
 
 
 def _model_fn(features, labels, mode, params):

@@ -21,12 +21,12 @@ import threading
 import time
 from typing import Callable, Dict, List, NamedTuple, Optional
 
-import tensorflow.compat.v1 as tf
 from tensorflow.python.distribute import distribute_coordinator
 from tensorflow.python.training import monitored_session
 
 from common.errors import UserError
 from common.hooks import interruption
+from common.runtime import tf
 
 VARIABLE = "TF_CONFIG"
 

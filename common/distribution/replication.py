@@ -5,7 +5,7 @@ A function here is called in every replica, in the same order. Without a strateg
 
 from typing import List, Sequence
 
-import tensorflow.compat.v1 as tf
+from common.runtime import tf
 
 
 def copies(variable: tf.Variable) -> Sequence[tf.Variable]:

@@ -11,10 +11,9 @@ import os
 import time
 from typing import Callable, Dict
 
-import tensorflow.compat.v1 as tf
-
 from common import files
 from common.errors import UserError
+from common.runtime import tf
 
 _POLL_SECONDS = 0.2
 _LOG_EVERY_SECONDS = 30

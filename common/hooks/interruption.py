@@ -11,9 +11,8 @@ import threading
 import time
 from typing import Optional
 
-import tensorflow.compat.v1 as tf
-
 from common import files
+from common.runtime import tf
 
 # EX_TEMPFAIL of sysexits.h: start the same command again later.
 EXIT_STATUS = 75

@@ -6,15 +6,14 @@ import subprocess
 import sys
 import time
 
-import tensorflow.compat.v1 as tf
 from helpers import ROOT
 
 from common.hooks import interruption
+from common.runtime import tf
 
 # Trains alone, or with STOP_FILE in step with others; a "hanging" step computes for ever.
 _PROGRAM = """
 import os, sys, time
-import tensorflow.compat.v1 as tf
 from common.hooks import interruption
 
 stopper = interruption.Stopper()

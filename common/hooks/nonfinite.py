@@ -3,9 +3,9 @@
 from typing import Callable, Optional
 
 import numpy as np
-import tensorflow.compat.v1 as tf
 
 from common.errors import UserError
+from common.runtime import tf
 
 
 class SkippingOptimizer(tf.train.Optimizer):

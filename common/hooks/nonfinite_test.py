@@ -5,11 +5,11 @@ import re
 
 import numpy as np
 import pytest
-import tensorflow.compat.v1 as tf
 
 from common.checkpoints import reading, selection
 from common.errors import UserError
 from common.hooks import nonfinite
+from common.runtime import tf
 
 
 class _Training:

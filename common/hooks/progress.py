@@ -5,9 +5,10 @@ import datetime
 import logging
 import time
 
-import tensorflow.compat.v1 as tf
 import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
+
+from common.runtime import tf
 
 
 class ProgressHook(tf.train.SessionRunHook):

@@ -3,9 +3,8 @@
 import contextlib
 import re
 
-import tensorflow.compat.v1 as tf
-
 from common.hooks import progress
+from common.runtime import tf
 
 
 class _Clock:

@@ -2,7 +2,7 @@
 
 from typing import Sequence
 
-import tensorflow.compat.v1 as tf
+from common.runtime import tf
 
 
 class LeanCheckpointSaverHook(tf.train.CheckpointSaverHook):

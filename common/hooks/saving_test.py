@@ -3,9 +3,9 @@
 import os
 
 import pytest
-import tensorflow.compat.v1 as tf
 
 from common.hooks.saving import LeanCheckpointSaverHook
+from common.runtime import tf
 
 
 class _Listener(tf.train.CheckpointSaverListener):

@@ -4,7 +4,8 @@ import time
 from typing import Dict, Optional, Sequence
 
 import numpy as np
-import tensorflow.compat.v1 as tf
+
+from common.runtime import tf
 
 
 class ThroughputHook(tf.train.SessionRunHook):

@@ -1,9 +1,9 @@
 """What the throughput hook measures."""
 
 import pytest
-import tensorflow.compat.v1 as tf
 
 from common.hooks import speed
+from common.runtime import tf
 
 
 def _measure(monkeypatch, steps):

@@ -1,6 +1,6 @@
 """Session hooks that keep values of a training, for TensorBoard and for results.json."""
 
-import tensorflow.compat.v1 as tf
+from common.runtime import tf
 
 
 class ScalarSummaryHook(tf.train.SessionRunHook):

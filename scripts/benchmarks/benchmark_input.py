@@ -32,17 +32,16 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 import numpy as np
-import tensorflow.compat.v1 as tf
 from absl import app, flags
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from tensorflow.python.util import deprecation
 
 import amoeba_net_model
 import imagenet_input
-from common import files
+from common import files, runtime
 from common.data import allocator, tfrecords
 from common.errors import UserError
+from common.runtime import tf
 
 PHOTO_SIZE = (500, 375)
 PHOTO_BYTES = 110_000
@@ -83,7 +82,7 @@ def define_flags(values=flags.FLAGS):
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Expected flags only, got {argv[1]!r}.")
-    deprecation._PRINT_DEPRECATION_WARNINGS = False
+    runtime.silence_deprecation_warnings()
     tf.logging.set_verbosity(tf.logging.ERROR)
     try:
         if FLAGS.worker:

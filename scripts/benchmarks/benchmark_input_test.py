@@ -5,11 +5,11 @@ import re
 
 import numpy as np
 import pytest
-import tensorflow.compat.v1 as tf
 from helpers import run
 
 import inception_preprocessing
 from common.data import tfrecords
+from common.runtime import tf
 from scripts.benchmarks import benchmark_input
 
 

@@ -139,12 +139,11 @@ def _peak_memory():
 
 def _step_of_mode(configuration, directory, mode):
     """A function that runs one step of a mode's graph, and the graph's multiply-adds an image."""
-    import tensorflow.compat.v1 as tf
-
     import amoeba_net_model
     import model_builder
     from common.data import allocator
     from common.devices.cpu import Cpu
+    from common.runtime import tf
 
     allocator.keep_large_buffers()
     hparams = _hparams(configuration)
@@ -172,12 +171,11 @@ def _step_of_mode(configuration, directory, mode):
 
 def _step_of_frozen(configuration, directory):
     """A function that runs one batch of the frozen graph; no multiply-adds, they are eval's."""
-    import tensorflow.compat.v1 as tf
-
     import amoeba_net_model
     import serving
     from common.data import allocator
     from common.devices.cpu import Cpu, CpuSession
+    from common.runtime import tf
 
     allocator.keep_large_buffers()
     hparams = _hparams(configuration)
@@ -200,9 +198,8 @@ def _step_of_frozen(configuration, directory):
 
 def _matrix_product(configuration, directory):
     """A function that multiplies two large matrices, with its multiply-adds."""
-    import tensorflow.compat.v1 as tf
-
     from common.devices.cpu import Cpu
+    from common.runtime import tf
 
     values = tf.random_uniform([_PEAK_SIZE, _PEAK_SIZE])
     a, b = tf.Variable(values, use_resource=True), tf.Variable(values, use_resource=True)

@@ -16,16 +16,15 @@ from typing import List, Optional, Sequence
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 import numpy as np
-import tensorflow.compat.v1 as tf
 from absl import app, flags
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from tensorflow.python.util import deprecation
 
 import inception_preprocessing
-from common import files
+from common import files, runtime
 from common.data import tfrecords
 from common.errors import UserError
+from common.runtime import tf
 
 _GAP = 4
 
@@ -143,7 +142,7 @@ def define_flags(values=flags.FLAGS):
 def main(argv):
     """Runs the program."""
     options = flags.FLAGS
-    deprecation._PRINT_DEPRECATION_WARNINGS = False
+    runtime.silence_deprecation_warnings()
     tf.logging.set_verbosity(tf.logging.ERROR)
     try:
         sheet = make_sheet(

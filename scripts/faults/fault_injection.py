@@ -32,13 +32,13 @@ import sys
 import time
 from typing import Dict, List, NamedTuple, Optional
 
-import tensorflow.compat.v1 as tf
 import tqdm
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 from common import results
 from common.checkpoints import reading, selection
 from common.hooks import interruption
+from common.runtime import tf
 from scripts import make_digits
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

@@ -22,7 +22,6 @@ import zlib
 from typing import List, Set
 
 import numpy as np
-import tensorflow.compat.v1 as tf
 from google.protobuf.message import DecodeError
 from PIL import Image
 
@@ -33,6 +32,7 @@ import imagenet_records
 import inception_preprocessing
 from common.data import tfrecords
 from common.errors import UserError
+from common.runtime import tf
 from scripts import check_data
 
 _BATCH = 1000
