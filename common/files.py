@@ -56,16 +56,21 @@ def replacing(path: str):
     temporary = temporary_path(path)
     try:
         yield temporary
-        if _is_remote(path):
-            _gfile().rename(temporary, path, overwrite=True)
-        else:
-            os.replace(temporary, path)
+        move(temporary, path)
     except BaseException as error:
         with contextlib.suppress(Exception):  # The first error is the one to report.
             remove(temporary)
         if isinstance(error, OSError) and error.filename == temporary:
             raise OSError(error.errno, error.strerror, path) from error
         raise
+
+
+def move(source: str, path: str):
+    """Renames a file or a directory within a file system; an existing file is replaced."""
+    if _is_remote(path):
+        _gfile().rename(source, path, overwrite=True)
+    else:
+        os.replace(source, path)
 
 
 def temporary_path(path: str) -> str:

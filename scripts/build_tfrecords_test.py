@@ -12,12 +12,11 @@ import tarfile
 import time
 
 import pytest
-from absl import flags
 from helpers import ROOT, encode, noise, run
 from PIL import Image
 
 from common import imagenet
-from common.data import tfrecords
+from common.data import dataset_builder, tfrecords
 from common.errors import UserError
 from common.runtime import tf
 from scripts import build_tfrecords
@@ -225,7 +224,6 @@ class TestFolders:
 # sys.argv[1]; then there is a file stalled-NUMBER in the directory sys.argv[2].
 _STALLING = """
 import os, sys, time
-from absl import app
 from common.data import tfrecords
 from scripts import build_tfrecords
 
@@ -242,8 +240,7 @@ def stall(number, examples):
     time.sleep(3600)
 
 tfrecords.write_shard = write
-build_tfrecords.define_flags()
-app.run(build_tfrecords.main)
+build_tfrecords.main()
 """
 
 
@@ -257,7 +254,7 @@ def _kill_while_running(arguments, output_dir, shards, tmp_path):
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    with open(output_dir / build_tfrecords.WORK_DIR / "lock") as lock:
+    with open(output_dir / dataset_builder.WORK_DIR / "lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # The workers have noticed.
 
 
@@ -341,9 +338,9 @@ class TestWrongFlags:
     @pytest.mark.parametrize(
         ("flags", "message"),
         [
-            (["--on_bad_image=ignore", "--seed=x"], "--on_bad_image=ignore: value should be one"),
-            (["--num_train_shards=0"], "--num_train_shards=0"),
-            (["stray"], "'stray' is not a flag"),
+            (["--on_bad_image=ignore", "--seed=x"], "--on_bad_image: invalid choice: 'ignore'"),
+            (["--num_train_shards=0"], "--num_train_shards: 0: expected an integer from 1"),
+            (["stray"], "unrecognized arguments: stray"),
         ],
     )
     def test_program(self, tmp_path, flags, message):
@@ -353,20 +350,19 @@ class TestWrongFlags:
         assert message in error
 
     @pytest.mark.parametrize(
-        ("changes", "message"),
+        ("flag", "message"),
         [
-            ({"validation_fraction": 1.5}, "--validation_fraction=1.5 must be at least 0"),
-            ({"num_train_shards": 55}, "--num_train_shards: 55 shards cannot be made of 54 images"),
-            ({"source_dir": None}, "--source_dir is needed"),
-            ({"source_dir": "/nowhere"}, "--source_dir=/nowhere is not a directory"),
-            ({"synset_list": "/nowhere"}, "--synset_list=/nowhere is not a file"),
-            ({"output_dir": "gs://bucket/x"}, "--output_dir=gs://bucket/x must be a local"),
+            ("--validation_fraction=1.5", "--validation_fraction=1.5 must be at least 0"),
+            ("--num_train_shards=55", "--num_train_shards: 55 shards cannot be made of 54 images"),
+            ("--source_dir=/nowhere", "--source_dir=/nowhere is not a directory"),
+            ("--synset_list=/nowhere", "--synset_list=/nowhere is not a file"),
+            ("--output_dir=gs://bucket/x", "--output_dir=gs://bucket/x must be a local"),
         ],
     )
-    def test_messages(self, tmp_path, changes, message):
+    def test_messages(self, tmp_path, flag, message):
         source = _make_folders(tmp_path / "photos")
         with pytest.raises(UserError, match=message):
-            build_tfrecords.build(_options(source, tmp_path / "out", changes))
+            build_tfrecords.build(_options(source, tmp_path / "out", flag))
 
     def test_output_in_the_source(self, tmp_path):
         source = _make_folders(tmp_path / "photos")
@@ -381,15 +377,9 @@ class TestWrongFlags:
             build_tfrecords.build(_options(source, tmp_path / "out"))
 
 
-def _options(source_dir, output_dir, changes=()):
-    """Returns the flags, as the program would see them."""
-    values = flags.FlagValues()
-    build_tfrecords.define_flags(values)
-    values.mark_as_parsed()
-    paths = {"source_dir": str(source_dir), "output_dir": str(output_dir)}
-    for name, value in {**paths, **dict(changes)}.items():
-        setattr(values, name, value)
-    return values
+def _options(source_dir, output_dir, *flags):
+    """The flags, as the program sees them."""
+    return build_tfrecords.parse_arguments([*_paths(source_dir, output_dir), *flags])
 
 
 def test_report_is_valid_json(tmp_path):

@@ -1,0 +1,46 @@
+"""Command lines of the scripts: argparse, but a wrong one ends the program with one sentence."""
+
+import argparse
+import math
+import re
+import sys
+from typing import Callable
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose description is a module's docstring, and whose error exits with status 1."""
+
+    def __init__(self, description: str):
+        super().__init__(
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str):
+        sys.exit(f"{self.prog}: {message}; see --help.")
+
+    def add_boolean(self, name: str, default: bool, help: str):
+        """Adds a flag that is written `--name`, `--noname`, or `--name=false`."""
+        add = self.add_argument
+        add(f"--{name}", type=_boolean, nargs="?", const=True, default=default, help=help)
+        add(f"--no{name}", dest=name, action="store_false", help=argparse.SUPPRESS)
+
+
+def integer(low: int, high: float = math.inf) -> Callable[[str], int]:
+    """A type of arguments: an integer from low to high."""
+    legal = f"from {low} to {high}" if high < math.inf else f"of at least {low}"
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"-?\d+", text) or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"{text}: expected an integer {legal}")
+        return int(text)
+
+    return parse
+
+
+def _boolean(text: str) -> bool:
+    values = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"{text}: expected true or false")
+    return values[text.lower()]
