@@ -22,10 +22,10 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tqdm
-from absl import app, flags
 
 import imagenet_records
 from common import files, imagenet
+from common.arguments import Parser, integer
 from common.data import parallel, tfrecords
 from common.errors import UserError
 from common.runtime import tf
@@ -285,35 +285,30 @@ def print_reports(reports, seconds):
     print(f"\n{records} records in {seconds:.1f} s, {records / seconds:.0f} a second.")
 
 
-def define_flags(values=flags.FLAGS):
-    """Defines the flags; not on import, so that another program may have its own."""
-    flags.DEFINE_string("data_dir", None, "Directory of the shards.", flag_values=values)
-    flags.DEFINE_integer(
-        "num_label_classes",
-        None,
-        "Number of classes with background, label 0, which no image may have. Default: what "
+def parse_arguments(argv=None):
+    parser = Parser(__doc__)
+    parser.add_argument("--data_dir", required=True, help="Directory of the shards.")
+    parser.add_argument(
+        "--num_label_classes",
+        type=integer(2),
+        help="Number of classes with background, label 0, which no image may have. Default: what "
         "dataset.json says, else 1001.",
-        lower_bound=2,
-        flag_values=values,
     )
-    flags.DEFINE_integer(
-        "workers", None, "Processes; default: one a core.", lower_bound=1, flag_values=values
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument(
+        "--workers", type=integer(1), default=cores, help="Processes. Default: one a core."
     )
-    flags.DEFINE_string("result", None, "JSON file for the whole report.", flag_values=values)
+    parser.add_argument("--result", help="JSON file for the whole report.")
+    return parser.parse_args(argv)
 
 
-def main(argv):
+def main(argv=None):
     """Runs the program."""
-    options = flags.FLAGS
+    options = parse_arguments(argv)
     tf.logging.set_verbosity(tf.logging.ERROR)
-    if len(argv) > 1:
-        sys.exit(f"check_data.py: {argv[1]!r} is not a flag; see --help.")
-    if not options.data_dir:
-        sys.exit("check_data.py: --data_dir is needed.")
-    workers = options.workers or len(os.sched_getaffinity(0))
     start = time.time()
     try:
-        reports = check_data(options.data_dir, options.num_label_classes, workers)
+        reports = check_data(options.data_dir, options.num_label_classes, options.workers)
     except (UserError, OSError, tf.errors.OpError) as error:
         sys.exit(f"check_data.py: {error}")
     except KeyboardInterrupt:
@@ -335,5 +330,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    main()

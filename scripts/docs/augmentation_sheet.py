@@ -16,12 +16,12 @@ from typing import List, Optional, Sequence
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 import numpy as np
-from absl import app, flags
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
 import inception_preprocessing
 from common import files, runtime
+from common.arguments import Parser, integer
 from common.data import tfrecords
 from common.errors import UserError
 from common.runtime import tf
@@ -124,29 +124,29 @@ def _images_of(shards, count):
     return images
 
 
-def define_flags(values=flags.FLAGS):
-    """Defines the flags; not on import, so that another program may have its own."""
-    flags.DEFINE_string("output", "augmentation_sheet.png", "The PNG.", flag_values=values)
-    flags.DEFINE_string("data_dir", None, "Data set whose images to take.", flag_values=values)
-    flags.DEFINE_integer("count", 6, "How many of the data set.", 1, flag_values=values)
-    flags.DEFINE_integer("image_size", 224, "Size of a version in pixels.", 1, flag_values=values)
-    flags.DEFINE_integer("versions", 6, "Training versions of each.", 0, flag_values=values)
-    flags.DEFINE_boolean(
-        "use_fast_color_distort", True, "As in training: shift colours only.", flag_values=values
+def parse_arguments(argv=None):
+    parser = Parser(__doc__)
+    parser.add_argument("images", nargs="*", help="Files of images.")
+    parser.add_argument("--output", default="augmentation_sheet.png", help="The PNG.")
+    parser.add_argument("--data_dir", help="Data set whose images to take.")
+    parser.add_argument("--count", type=integer(1), default=6, help="How many of the data set.")
+    parser.add_argument(
+        "--image_size", type=integer(1), default=224, help="Size of a version in pixels."
     )
-    flags.DEFINE_integer(
-        "seed", None, "Seed; default: another sheet each time.", flag_values=values
-    )
+    parser.add_argument("--versions", type=integer(0), default=6, help="Training versions of each.")
+    parser.add_boolean("use_fast_color_distort", True, "As in training: shift colours only.")
+    parser.add_argument("--seed", type=int, help="Seed. Default: another sheet each time.")
+    return parser.parse_args(argv)
 
 
-def main(argv):
+def main(argv=None):
     """Runs the program."""
-    options = flags.FLAGS
+    options = parse_arguments(argv)
     runtime.silence_deprecation_warnings()
     tf.logging.set_verbosity(tf.logging.ERROR)
     try:
         sheet = make_sheet(
-            find_images(argv[1:], options.data_dir, options.count),
+            find_images(options.images, options.data_dir, options.count),
             options.image_size,
             options.versions,
             options.use_fast_color_distort,
@@ -160,5 +160,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    main()
