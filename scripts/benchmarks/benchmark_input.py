@@ -19,7 +19,7 @@ machine does slows all of them; ratios are medians of the turns' own ratios.
 With --epochs the training images are read so many times, to see whether time and memory stay flat.
 """
 
-import io
+import argparse
 import json
 import os
 import resource
@@ -32,115 +32,67 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 import numpy as np
-from absl import app, flags
-from PIL import Image
-from sklearn.datasets import load_sample_images
 
 import amoeba_net_model
 import imagenet_input
 from common import files, runtime
+from common.arguments import Parser, integer
 from common.data import allocator, tfrecords
 from common.errors import UserError
 from common.runtime import tf
+from scripts.benchmarks import photos
 
-PHOTO_SIZE = (500, 375)
-PHOTO_BYTES = 110_000
 NAIVE_PREFETCH = 32
 NAIVE_PARALLEL = 8  # Batches at a time.
 # Naive pipeline each is compared with.
 BASELINES = {"training": "naive training", "evaluation": "naive evaluation"}
 
-FLAGS = flags.FLAGS
 
-
-def define_flags(values=flags.FLAGS):
-    """Defines the flags; not on import, so that another program may have its own."""
-    flags.DEFINE_string(
-        "data_dir",
-        None,
-        "TFRecords; both splits are needed. Default: made photos.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "image_size", 224, "Width and height of the images made.", 1, flag_values=values
-    )
-    flags.DEFINE_integer("batch_size", 64, "Images of a batch.", 1, flag_values=values)
-    flags.DEFINE_integer(
-        "photos", 512, "Number of photographs to make without --data_dir.", 64, flag_values=values
-    )
-    flags.DEFINE_integer("rounds", 7, "Turns of each pipeline.", 1, flag_values=values)
-    flags.DEFINE_integer("batches", 15, "Batches of a turn.", 1, flag_values=values)
-    flags.DEFINE_string("result", None, "JSON file for the figures.", flag_values=values)
-    flags.DEFINE_integer(
-        "epochs", 0, "Only read the training images so many times.", 0, flag_values=values
-    )
-    flags.DEFINE_string(
-        "worker", None, "Set by the program itself for its processes.", flag_values=values
-    )
-
-
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"Expected flags only, got {argv[1]!r}.")
+def main(argv=None):
+    options = parse_arguments(argv)
     runtime.silence_deprecation_warnings()
     tf.logging.set_verbosity(tf.logging.ERROR)
     try:
-        if FLAGS.worker:
-            work(FLAGS.worker)
+        if options.worker:
+            work(options)
             return
         with tempfile.TemporaryDirectory() as directory:
-            if not FLAGS.data_dir:
-                make_photos(directory, FLAGS.photos)
-                FLAGS.data_dir = directory
-            if FLAGS.epochs:
-                read_epochs(FLAGS.epochs)
+            if not options.data_dir:
+                photos.make_photos(directory, options.photos)
+                options.data_dir = directory
+            if options.epochs:
+                read_epochs(options)
             else:
-                report(compare())
+                report(compare(options), options)
     except UserError as error:
         sys.exit(f"benchmark_input.py: {error}")
 
 
-# Images ------------------------------------------------------------------------------------------
-
-
-def make_photos(directory: str, count: int, shards: int = 8):
-    """Writes photographs of ImageNet's size, cut at random from scikit-learn's, as both splits."""
-    random = np.random.RandomState(0)
-    photos = [Image.fromarray(photo) for photo in load_sample_images().images]
-    examples = []
-    for i in range(count):
-        photo = photos[i % len(photos)]
-        left, top = (random.randint(0, n - m + 1) for n, m in zip(photo.size, PHOTO_SIZE))
-        cut = photo.crop((left, top, left + PHOTO_SIZE[0], top + PHOTO_SIZE[1]))
-        if random.randint(2):
-            cut = cut.transpose(Image.FLIP_LEFT_RIGHT)
-        examples.append(
-            tfrecords.image_example(
-                _encode(cut), 1 + i % 1000, height=PHOTO_SIZE[1], width=PHOTO_SIZE[0]
-            )
-        )
-    for split in tfrecords.SPLITS:
-        for i in range(shards):
-            path = os.path.join(directory, tfrecords.shard_name(split, i, shards))
-            tfrecords.write_shard(path, examples[i::shards])
-
-
-def _encode(photo: Image.Image) -> bytes:
-    """JPEG of the quality that comes nearest to the size of ImageNet's files."""
-    files = []
-    for quality in range(86, 100):
-        buffer = io.BytesIO()
-        photo.save(buffer, "JPEG", quality=quality)
-        files.append(buffer.getvalue())
-    return min(files, key=lambda file: abs(len(file) - PHOTO_BYTES))
+def parse_arguments(argv):
+    parser = Parser(__doc__)
+    parser.add_argument(
+        "--data_dir", help="TFRecords; both splits are needed. Default: made photos."
+    )
+    for name, low, default, text in (
+        ("image_size", 1, 224, "Width and height of the images made."),
+        ("batch_size", 1, 64, "Images of a batch."),
+        ("photos", 64, 512, "Number of photographs to make without --data_dir."),
+        ("rounds", 1, 7, "Turns of each pipeline."),
+        ("batches", 1, 15, "Batches of a turn."),
+        ("epochs", 0, 0, "Only read the training images so many times."),
+    ):
+        parser.add_argument(f"--{name}", type=integer(low), default=default, help=text)
+    parser.add_argument("--result", help="JSON file for the figures.")
+    parser.add_argument("--worker", choices=PIPELINES, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
 
 
 # Pipelines ---------------------------------------------------------------------------------------
 
 
-def naive_input(is_training: bool) -> tf.data.Dataset:
+def naive_input(options, is_training: bool) -> tf.data.Dataset:
     """The naive pipeline of the module's docstring."""
-    files = tfrecords.find_shards(FLAGS.data_dir, "train" if is_training else "validation")
+    files = tfrecords.find_shards(options.data_dir, "train" if is_training else "validation")
     dataset = tf.data.Dataset.from_tensor_slices(files)
     if is_training:
         dataset = dataset.shuffle(len(files)).repeat()
@@ -154,8 +106,8 @@ def naive_input(is_training: bool) -> tf.data.Dataset:
     dataset = dataset.shuffle(1024) if is_training else dataset
     dataset = dataset.repeat().apply(
         tf.data.experimental.map_and_batch(
-            lambda record: _naive_example(record, is_training),
-            FLAGS.batch_size,
+            lambda record: _naive_example(record, options.image_size, is_training),
+            options.batch_size,
             num_parallel_batches=NAIVE_PARALLEL,
             drop_remainder=True,
         )
@@ -167,7 +119,7 @@ def naive_input(is_training: bool) -> tf.data.Dataset:
     return dataset.prefetch(NAIVE_PREFETCH)
 
 
-def _naive_example(record, is_training):
+def _naive_example(record, size, is_training):
     features = tf.parse_single_example(
         record,
         {
@@ -183,7 +135,7 @@ def _naive_example(record, is_training):
         },
     )
     image = tf.image.decode_jpeg(features["image/encoded"], channels=3)
-    image = naive_preprocessing(image, FLAGS.image_size, is_training)
+    image = naive_preprocessing(image, size, is_training)
     return image, tf.cast(features["image/class/label"], tf.int32)
 
 
@@ -220,26 +172,20 @@ def naive_preprocessing(
     return (image - 0.5) * 2.0
 
 
-def _hparams():
-    hparams = amoeba_net_model.build_hparams()
-    for name in ("train_batch_size", "eval_batch_size"):
-        hparams.set_hparam(name, FLAGS.batch_size)
-    hparams.image_size = FLAGS.image_size
-    return hparams
-
-
-def project_input(is_training: bool) -> tf.data.Dataset:
+def project_input(options, is_training: bool) -> tf.data.Dataset:
     """The project's pipeline; evaluation images over and over, too."""
-    hparams = _hparams()
-    files = tfrecords.find_shards(FLAGS.data_dir, "train" if is_training else "validation")
+    hparams = amoeba_net_model.build_hparams()
+    hparams.image_size = options.image_size
+    hparams.train_batch_size = hparams.eval_batch_size = options.batch_size
+    files = tfrecords.find_shards(options.data_dir, "train" if is_training else "validation")
     images = tfrecords.count_records(files)
     hparams.num_train_images = hparams.num_eval_images = images
     hparams.eval_drop_remainder = True
-    pipeline = imagenet_input.InputPipeline(is_training, FLAGS.data_dir, hparams)
+    pipeline = imagenet_input.InputPipeline(is_training, options.data_dir, hparams)
     return pipeline.input_fn() if is_training else pipeline.input_fn().repeat()
 
 
-def decoding() -> tf.data.Dataset:
+def decoding(options) -> tf.data.Dataset:
     """Decodes the training images, a thread a core, and gives only their shapes."""
     cores = len(os.sched_getaffinity(0))
 
@@ -249,9 +195,11 @@ def decoding() -> tf.data.Dataset:
         )
         return tf.shape(tf.image.decode_jpeg(encoded["image/encoded"], channels=3))
 
-    files = tfrecords.find_shards(FLAGS.data_dir, "train")
+    files = tfrecords.find_shards(options.data_dir, "train")
     dataset = tf.data.TFRecordDataset(files, buffer_size=256 * 1024).repeat()
-    dataset = dataset.map(decode, num_parallel_calls=2 * cores).batch(FLAGS.batch_size).prefetch(2)
+    dataset = (
+        dataset.map(decode, num_parallel_calls=2 * cores).batch(options.batch_size).prefetch(2)
+    )
     options = tf.data.Options()
     options.experimental_threading.private_threadpool_size = cores
     options.experimental_threading.max_intra_op_parallelism = 1
@@ -259,10 +207,10 @@ def decoding() -> tf.data.Dataset:
 
 
 PIPELINES = {
-    "naive training": lambda: naive_input(True),
-    "training": lambda: project_input(True),
-    "naive evaluation": lambda: naive_input(False),
-    "evaluation": lambda: project_input(False),
+    "naive training": lambda options: naive_input(options, True),
+    "training": lambda options: project_input(options, True),
+    "naive evaluation": lambda options: naive_input(options, False),
+    "evaluation": lambda options: project_input(options, False),
     "decoding": decoding,
 }
 
@@ -270,16 +218,16 @@ PIPELINES = {
 # Measuring ---------------------------------------------------------------------------------------
 
 
-def work(name: str):
+def work(options):
     """A worker: a turn for each line of input.
 
     Prints its images/s, seconds of CPU time an image, and the peak memory so far in MB.
     """
-    is_naive = name.startswith("naive")
+    is_naive = options.worker.startswith("naive")
     if not is_naive:
         allocator.keep_large_buffers()
     with tf.Graph().as_default(), tf.Session() as session:
-        iterator = tf.data.make_initializable_iterator(PIPELINES[name]())
+        iterator = tf.data.make_initializable_iterator(PIPELINES[options.worker](options))
         batch = tf.group(iterator.get_next())
         session.run(iterator.initializer)
         # What was made while other pipelines had their turn is not to be counted.
@@ -287,9 +235,9 @@ def work(name: str):
         for _ in sys.stdin:
             _run(session, batch, stored)
             cpu_seconds = -time.process_time()
-            seconds = _run(session, batch, FLAGS.batches)
+            seconds = _run(session, batch, options.batches)
             cpu_seconds += time.process_time()
-            images = FLAGS.batches * FLAGS.batch_size
+            images = options.batches * options.batch_size
             print(images / seconds, cpu_seconds / images, _peak_memory(), flush=True)
 
 
@@ -304,15 +252,15 @@ def _peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def compare() -> dict:
+def compare(options) -> dict:
     """Lets all pipelines take turns.
 
     Returns:
         {name: {'images_per_second': [...], 'cpu_seconds': [...], 'peak_memory_mb': n}}.
     """
-    command = [sys.executable, os.path.abspath(__file__), f"--data_dir={FLAGS.data_dir}"]
+    command = [sys.executable, os.path.abspath(__file__), f"--data_dir={options.data_dir}"]
     for flag in ("image_size", "batch_size", "batches"):
-        command.append(f"--{flag}={FLAGS[flag].value}")
+        command.append(f"--{flag}={getattr(options, flag)}")
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
     workers = {
         name: subprocess.Popen(
@@ -327,7 +275,7 @@ def compare() -> dict:
     }
     figures = {name: {"images_per_second": [], "cpu_seconds": []} for name in workers}
     try:
-        for turn in range(FLAGS.rounds + 1):
+        for turn in range(options.rounds + 1):
             for name, worker in workers.items():
                 speed, cpu_seconds, memory = _take_turn(name, worker)
                 figures[name]["peak_memory_mb"] = memory
@@ -352,7 +300,7 @@ def _take_turn(name, worker):
     return tuple(map(float, line.split()))
 
 
-def report(figures: dict):
+def report(figures: dict, options):
     """Prints a table, and writes --result."""
     for name, row in figures.items():
         row["median"] = float(np.median(row["images_per_second"]))
@@ -364,8 +312,8 @@ def report(figures: dict):
             naive = figures[BASELINES[name]]["peak_memory_mb"]
             row["part_of_memory"] = row["peak_memory_mb"] / naive
     print(
-        f"{FLAGS.image_size} pixels, batches of {FLAGS.batch_size}, "
-        f"{len(os.sched_getaffinity(0))} cores, {FLAGS.rounds} turns\n\n"
+        f"{options.image_size} pixels, batches of {options.batch_size}, "
+        f"{len(os.sched_getaffinity(0))} cores, {options.rounds} turns\n\n"
         "| pipeline | images/s, median | lowest to highest | against naive | of decoding | "
         "CPU time an image | peak memory |\n|---|---|---|---|---|---|---|"
     )
@@ -380,23 +328,23 @@ def report(figures: dict):
             f"{speedup} | {row['of_decoding']:.2f} | "
             f"{np.median(row['cpu_seconds']) * 1e3:.2f} ms | {memory} |"
         )
-    if FLAGS.result:
-        files.write_text(FLAGS.result, json.dumps(figures, indent=2, sort_keys=True) + "\n")
+    if options.result:
+        files.write_text(options.result, json.dumps(figures, indent=2, sort_keys=True) + "\n")
 
 
-def read_epochs(epochs: int):
+def read_epochs(options):
     """Prints time and memory of each epoch of the training pipeline, at most twenty lines."""
     allocator.keep_large_buffers()
-    files = tfrecords.find_shards(FLAGS.data_dir, "train")
-    batches = tfrecords.count_records(files) // FLAGS.batch_size
+    files = tfrecords.find_shards(options.data_dir, "train")
+    batches = tfrecords.count_records(files) // options.batch_size
     with tf.Graph().as_default(), tf.Session() as session:
-        iterator = tf.data.make_initializable_iterator(project_input(True))
+        iterator = tf.data.make_initializable_iterator(project_input(options, True))
         batch = tf.group(iterator.get_next())
         session.run(iterator.initializer)
-        for epoch in range(1, epochs + 1):
+        for epoch in range(1, options.epochs + 1):
             seconds = _run(session, batch, batches)
-            if epoch % max(1, epochs // 20) == 0 or epoch == 1:
-                speed = batches * FLAGS.batch_size / seconds
+            if epoch % max(1, options.epochs // 20) == 0 or epoch == 1:
+                speed = batches * options.batch_size / seconds
                 print(f"epoch {epoch}: {speed:.0f} images/s, {_memory():.0f} MB", flush=True)
 
 
@@ -407,5 +355,4 @@ def _memory() -> float:
 
 
 if __name__ == "__main__":
-    define_flags()
-    app.run(main)
+    main()

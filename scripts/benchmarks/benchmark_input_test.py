@@ -11,12 +11,13 @@ import inception_preprocessing
 from common.data import tfrecords
 from common.runtime import tf
 from scripts.benchmarks import benchmark_input
+from scripts.benchmarks.photos import make_photos
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     directory = str(tmp_path_factory.mktemp("photos"))
-    benchmark_input.make_photos(directory, 64, shards=2)
+    make_photos(directory, 64, shards=2)
     return directory
 
 

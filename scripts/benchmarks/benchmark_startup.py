@@ -22,7 +22,7 @@ import time
 
 _ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 sys.path.insert(0, _ROOT)
-from scripts.benchmarks.benchmark_input import make_photos  # noqa: E402
+from scripts.benchmarks.photos import make_photos  # noqa: E402
 
 BASELINE_GRAPH_SECONDS = 13.7
 BASELINE_FIRST_STEP_SECONDS = 12.5
