@@ -10,9 +10,12 @@ background; with DIGITS, like 56789, there are only these, as the classes 1, 2, 
 and with IMAGES only so many of each for training.
 """
 
+import argparse
 import io
 import os
+import re
 import sys
+from typing import Optional
 
 import numpy as np
 from PIL import Image
@@ -21,6 +24,7 @@ from sklearn.model_selection import train_test_split
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 from common import files
+from common.arguments import Parser, integer
 from common.data import tfrecords
 
 SIZE = 80
@@ -78,21 +82,16 @@ def write_split(directory, split, images, labels, names):
     }
 
 
-def main(argv):
-    if not 2 <= len(argv) <= 4 or not all(value.isdigit() for value in argv[2:]):
-        sys.exit(f"usage: {argv[0]} DIRECTORY [DIGITS [IMAGES]]")
-    directory, wanted = argv[1], argv[2] if len(argv) > 2 else "0123456789"
-    limits = {"train": int(argv[3])} if len(argv) > 3 else {}
+def make_digits(directory: str, wanted: str = "0123456789", train_images: Optional[int] = None):
+    """Makes the data set, unless it is there; the arguments are the program's."""
     if tfrecords.read_dataset_info(directory):
         return  # dataset.json comes last: everything is there.
     os.makedirs(directory, exist_ok=True)
     names = ["background"] + [f"digit {digit}" for digit in wanted]
     splits = {}
     for split, (images, digits) in split_digits().items():
-        kept = [
-            i for digit in wanted for i in np.flatnonzero(digits == int(digit))[: limits.get(split)]
-        ]
-        kept.sort()
+        limit = train_images if split == "train" else None
+        kept = sorted(i for digit in wanted for i in np.flatnonzero(digits == int(digit))[:limit])
         labels = [wanted.index(str(digit)) + 1 for digit in digits[kept]]
         splits[split] = write_split(directory, split, images[kept], labels, names)
     files.write_text(os.path.join(directory, tfrecords.LABELS), "\n".join(names) + "\n")
@@ -113,5 +112,20 @@ def main(argv):
     )
 
 
+def main():
+    parser = Parser(__doc__)
+    parser.add_argument("directory", metavar="DIRECTORY")
+    parser.add_argument("digits", metavar="DIGITS", nargs="?", type=_digits, default="0123456789")
+    parser.add_argument("images", metavar="IMAGES", nargs="?", type=integer(1))
+    arguments = parser.parse_args()
+    make_digits(arguments.directory, arguments.digits, arguments.images)
+
+
+def _digits(text: str) -> str:
+    if not re.fullmatch("[0-9]+", text):
+        raise argparse.ArgumentTypeError(f"{text}: expected digits, like 56789")
+    return text
+
+
 if __name__ == "__main__":
-    main(sys.argv)
+    main()

@@ -26,6 +26,7 @@ import amoeba_net_model
 import imagenet_input
 import serving
 from common import files
+from common.arguments import integer
 from common.data import tfrecords
 from common.devices.cpu import CpuSession
 from common.errors import UserError
@@ -184,13 +185,6 @@ def _write_floats(path: str, values: np.ndarray):
     files.write_bytes(path, values.astype(_FLOAT32).tobytes())
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a number above 0")
-    return value
-
-
 def parse_args(args=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -204,9 +198,9 @@ def parse_args(args=None):
         command.add_argument("--batches_dir", required=True, help="<n>.bin and batches.json")
     for command in (run, scoring):
         command.add_argument("--outputs_dir", required=True, help="<n>_output_0.bin")
-    write.add_argument("--batch_size", type=_positive, default=64, help="default: 64")
-    write.add_argument("--image_size", type=_positive, default=224, help="default: 224")
-    write.add_argument("--num_images", type=_positive, default=0, help="default: all")
+    write.add_argument("--batch_size", type=integer(1), default=64, help="default: 64")
+    write.add_argument("--image_size", type=integer(1), default=224, help="default: 224")
+    write.add_argument("--num_images", type=integer(1), default=0, help="default: all")
     run.add_argument("--frozen_graph", required=True, help="frozen_graph.pb")
     scoring.add_argument("--result", help="JSON file for the counts and accuracies")
     return parser.parse_args(args)

@@ -29,7 +29,7 @@ def _run(*flags, status=0):
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     directory = str(tmp_path_factory.mktemp("digits"))
-    make_digits.main(["make_digits.py", directory])
+    make_digits.make_digits(directory)
     return directory
 
 

@@ -78,8 +78,8 @@ def main():
     parser.add_argument("--output_dir", default=os.path.join(_ROOT, "quickstart_run", "transfer"))
     parser.add_argument("--seeds", default="1,2,3")
     options = parser.parse_args()
-    for name, *values in (("digits_0-4", "01234"), ("digits_5-9", "56789", "20")):
-        make_digits.main(["make_digits.py", os.path.join(options.output_dir, name), *values])
+    for name, *values in (("digits_0-4", "01234"), ("digits_5-9", "56789", 20)):
+        make_digits.make_digits(os.path.join(options.output_dir, name), *values)
     measured = [measure(options.output_dir, int(seed)) for seed in options.seeds.split(",")]
     print(f"\n| training | steps | top-1, seeds {options.seeds} | mean |\n|---|---|---|---|")
     for name in measured[0]:

@@ -79,7 +79,7 @@ def main(argv=None):
     arguments = parse_arguments(argv)
     rng = random.Random(arguments.seed)
     data = os.path.join(arguments.output, "digits")
-    make_digits.main(["make_digits.py", data])
+    make_digits.make_digits(data)
     directory = os.path.join(arguments.output, "faults")
     shutil.rmtree(directory, ignore_errors=True)
     os.makedirs(directory)

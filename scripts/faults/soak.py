@@ -42,7 +42,7 @@ def main(argv=None):
     parser.add_argument("flags", nargs="*", help="of amoeba_net.py, after --")
     arguments = parser.parse_args(argv)
     data = os.path.join(arguments.output, "digits")
-    make_digits.main(["make_digits.py", data])
+    make_digits.make_digits(data)
     model_dir = os.path.join(arguments.output, "model")
     shutil.rmtree(model_dir, ignore_errors=True)
     log_path = os.path.join(arguments.output, "soak.log")
