@@ -3,6 +3,7 @@
 from typing import Callable, Dict, Optional, Tuple
 
 import model_builder
+import network_utils
 from common import results
 from common.checkpoints import reading, selection, warm_start
 from common.checkpoints.reading import average_name
@@ -13,7 +14,7 @@ from common.hooks import nonfinite
 from common.hooks.saving import LoadEMAHook  # noqa: F401 (the original's name)
 from common.hooks.speed import SessionTimingHook  # noqa: F401 (the original's name)
 from common.hparams import HParams
-from common.runtime import tf
+from common.runtime import slim, tf
 from imagenet_input import (  # noqa: F401
     PADDING_LABEL,
     InputPipeline,
@@ -26,6 +27,70 @@ from train_step import averaged_variables, train_step
 # those of its classifiers.
 ARCHITECTURE = ("cell_name", "num_cells", "reduction_size", "stem_reduction_size", "aux_scaling")
 
+# The hyper-parameters and their defaults, which are those of the flags of the same names.
+_DEFAULTS = {
+    # Data.
+    "image_size": 224,
+    "num_label_classes": 1001,  # Class 0 is the background.
+    "num_train_images": 1281167,
+    "num_eval_images": 50000,
+    "train_batch_size": 64,
+    "eval_batch_size": 64,
+    "eval_drop_remainder": False,
+    "synthetic_data": False,
+    "random_seed": None,
+    "deterministic_input": False,
+    "on_bad_record": "fail",  # Or 'skip'.
+    "max_bad_fraction": 0.001,
+    "on_nan": "stop",  # Or 'skip'.
+    # Training preprocessing; without `augment` it is evaluation's.
+    "augment": True,
+    "use_fast_color_distort": True,
+    "cb_distortion_range": 0.1,
+    "cr_distortion_range": 0.1,
+    # Architecture.
+    "cell_name": "amoeba_net_d",
+    "num_cells": 6,  # Normal cells of all stacks together.
+    "reduction_size": 256,  # Filters of the first stack; each reduction doubles them.
+    "stem_reduction_size": 32,
+    "stem_type": "imagenet",
+    "num_stem_cells": 2,
+    "num_reduction_layers": 2,
+    "data_format": "NHWC",
+    # Auxiliary head.
+    "use_aux_head": True,
+    "aux_scaling": 0.4,
+    # Regularisation.
+    "weight_decay": 4e-5,
+    "label_smoothing": 0.1,
+    "drop_connect_keep_prob": 1.0,
+    "drop_connect_version": "v1",
+    "drop_connect_burn_in_steps": None,  # Steps to full strength (v1, v3); None: all of training.
+    "dense_dropout_keep_prob": 0.5,
+    "batch_norm_decay": 0.9,
+    "batch_norm_epsilon": 1e-5,
+    "gradient_clipping_by_global_norm": 0.0,  # Off at 0 and below.
+    # Schedule.
+    "num_epochs": 35.0,
+    "lr": 2.56,
+    "lr_decay_method": "exponential",
+    "lr_decay_value": 0.88,
+    "lr_num_epochs_per_decay": 1.0,
+    "lr_warmup_epochs": 0.35,
+    # Optimizer.
+    "optimizer": "sgd",
+    "momentum_rate": 0.9,
+    "rmsprop_decay": 0.9,
+    "rmsprop_momentum_rate": 0.9,
+    "rmsprop_epsilon": 1.0,
+    "moving_average_decay": 0.9999,  # Off at 0.
+    # Transfer learning.
+    "init_checkpoint": None,  # Checkpoint or model directory to start a new training from.
+    "init_exclude": None,  # Regular expression: variables not to take.
+    "init_averages": True,  # Take moving averages, and raw weights where there are none.
+    "trainable_variables": None,  # Regular expression; None: all.
+    "freeze_batch_norm": False,  # Batch statistics neither used nor moved in training.
+}
 
 # Where the original's `build_hparams` differs from the program's defaults.
 _FULL_SIZE = {
@@ -47,69 +112,7 @@ _FULL_SIZE = {
 
 def default_hparams() -> HParams:
     """All hyper-parameters with the program's defaults, which are those of its flags."""
-    return HParams(
-        # Data.
-        image_size=224,
-        num_label_classes=1001,  # Class 0 is the background.
-        num_train_images=1281167,
-        num_eval_images=50000,
-        train_batch_size=64,
-        eval_batch_size=64,
-        eval_drop_remainder=False,
-        synthetic_data=False,
-        random_seed=None,
-        deterministic_input=False,
-        on_bad_record="fail",  # Or 'skip'.
-        max_bad_fraction=0.001,
-        on_nan="stop",  # Or 'skip'.
-        # Training preprocessing; without `augment` it is evaluation's.
-        augment=True,
-        use_fast_color_distort=True,
-        cb_distortion_range=0.1,
-        cr_distortion_range=0.1,
-        # Architecture.
-        cell_name="amoeba_net_d",
-        num_cells=6,  # Normal cells of all stacks together.
-        reduction_size=256,  # Filters of the first stack; each reduction doubles them.
-        stem_reduction_size=32,
-        stem_type="imagenet",
-        num_stem_cells=2,
-        num_reduction_layers=2,
-        data_format="NHWC",
-        # Auxiliary head.
-        use_aux_head=True,
-        aux_scaling=0.4,
-        # Regularisation.
-        weight_decay=4e-5,
-        label_smoothing=0.1,
-        drop_connect_keep_prob=1.0,
-        drop_connect_version="v1",
-        drop_connect_burn_in_steps=None,  # Steps to full strength (v1, v3); None: all of training.
-        dense_dropout_keep_prob=0.5,
-        batch_norm_decay=0.9,
-        batch_norm_epsilon=1e-5,
-        gradient_clipping_by_global_norm=0.0,  # Off at 0 and below.
-        # Schedule.
-        num_epochs=35.0,
-        lr=2.56,
-        lr_decay_method="exponential",
-        lr_decay_value=0.88,
-        lr_num_epochs_per_decay=1.0,
-        lr_warmup_epochs=0.35,
-        # Optimizer.
-        optimizer="sgd",
-        momentum_rate=0.9,
-        rmsprop_decay=0.9,
-        rmsprop_momentum_rate=0.9,
-        rmsprop_epsilon=1.0,
-        moving_average_decay=0.9999,  # Off at 0.
-        # Transfer learning.
-        init_checkpoint=None,  # Checkpoint or model directory to start a new training from.
-        init_exclude=None,  # Regular expression: variables not to take.
-        init_averages=True,  # Take moving averages, and raw weights where there are none.
-        trainable_variables=None,  # Regular expression; None: all.
-        freeze_batch_norm=False,  # Batch statistics neither used nor moved in training.
-    )
+    return HParams(**_DEFAULTS)
 
 
 def full_size_hparams(cell_name: str = "amoeba_net_d") -> HParams:
@@ -156,7 +159,10 @@ class AmoebaNetEstimatorModel:
         """
         # Resource variables: a read after an update sees the update. The graph optimisers do not
         # keep that order for the older kind, and averages came out one step behind now and then.
-        with tf.variable_scope(tf.get_variable_scope(), use_resource=True):
+        # The step moves the batch statistics (train_step.py), not operations in UPDATE_OPS.
+        with tf.variable_scope(tf.get_variable_scope(), use_resource=True), slim.arg_scope(
+            [network_utils.batch_norm], updates_collection=None
+        ):
             return self._spec(features, labels, mode)
 
     def _spec(self, features, labels, mode) -> tf.estimator.EstimatorSpec:

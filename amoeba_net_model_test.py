@@ -152,6 +152,7 @@ def test_moving_averages_follow_the_formula():
     with tf.Graph().as_default(), tf.Session() as session:
         tf.set_random_seed(3)
         spec = _train_spec(_hparams(moving_average_decay=0.3, batch_norm_decay=0.5))
+        assert not tf.get_collection(tf.GraphKeys.UPDATE_OPS)  # The step itself moves statistics.
         averaged = train_step.averaged_variables()
         by_name = {v.op.name: v for v in tf.global_variables()}
         averages = [by_name[amoeba_net_model.average_name(v.op.name)] for v in averaged]

@@ -136,11 +136,13 @@ def batch_norm(
     is_training: bool = True,
     trainable: Optional[str] = None,
     data_format: str = NHWC,
+    updates_collection: Optional[str] = tf.GraphKeys.UPDATE_OPS,
 ) -> tf.Tensor:
     """Fused batch normalisation with scale and offset over a 4-D tensor.
 
-    In training the moving averages' updates go to UPDATE_OPS, themselves to MOVED_STATISTICS, and
-    what is subtracted from them to STATISTICS_CHANGES. The moving variance is fed the fused
+    In training the moving statistics go to the collection MOVED_STATISTICS, what is to be
+    subtracted from them to STATISTICS_CHANGES, and, unless `updates_collection` is None, the
+    operations that do so to `updates_collection`. The moving variance is fed the fused
     operation's variance, which is the unbiased (Bessel-corrected) one.
 
     A layer of which the regular expression `trainable` finds neither scale nor offset by name is
@@ -170,9 +172,9 @@ def batch_norm(
                 change = (moving - batch) * (1.0 - decay)
                 tf.add_to_collection(MOVED_STATISTICS, moving)
                 tf.add_to_collection(STATISTICS_CHANGES, change)
-                if not tf.distribute.has_strategy():  # Replicas subtract the mean of theirs.
+                if updates_collection is not None:
                     update = moving.assign_sub(change, read_value=False)
-                    tf.add_to_collection(tf.GraphKeys.UPDATE_OPS, update)
+                    tf.add_to_collection(updates_collection, update)
         return outputs
 
 

@@ -61,12 +61,8 @@ def train_step(
 
     # 3. Batch-norm statistics, and then the averages of weights and statistics.
     def move(changes, weight):
-        moved = tf.group(
-            *(
-                moving.assign_sub(change, read_value=False)
-                for moving, change in zip(statistics, changes)
-            )
-        )
+        pairs = zip(statistics, changes)
+        moved = tf.group(*(moving.assign_sub(change, read_value=False) for moving, change in pairs))
         with tf.control_dependencies([moved]):
             moves = [move_average(average, variable, weight) for average, variable in averages]
             return tf.group(moved, *moves, name="moving_averages")
