@@ -9,7 +9,7 @@ from typing import Optional
 
 from common import runtime
 from common.checkpoints import storage
-from common.distribution import cluster
+from common.distribution import peers
 from common.errors import UserError
 from common.hooks import interruption
 from common.runtime import tf
@@ -36,8 +36,8 @@ def exiting_with_a_sentence(program: str, model_dir: Optional[str] = None):
     program = os.path.basename(program)
     try:
         yield
-    except cluster.LostPeerError as error:
-        cluster.end_process(error)
+    except peers.LostPeerError as error:
+        peers.end_process(error)
     except UserError as error:
         sys.exit(f"{program}: {error}")
     except interruption.Interrupted as error:

@@ -5,6 +5,7 @@ from typing import Callable, Optional, Sequence, Tuple
 
 from common.devices.options import Options
 from common.distribution import cluster as clusters
+from common.distribution import peers
 from common.hooks.saving import LeanCheckpointSaverHook
 from common.runtime import tf
 
@@ -191,7 +192,7 @@ class Device:
             return input_fn()
 
         clusters.check_own_port(self.cluster)
-        with clusters.training(self.cluster):
+        with peers.training(self.cluster):
             tf.estimator.train_and_evaluate(
                 estimator,
                 tf.estimator.TrainSpec(input_when_all_are_there, max_steps, hooks),
@@ -207,5 +208,5 @@ class Device:
             saver = LeanCheckpointSaverHook(model_dir, save_steps=save_checkpoints_steps)
             hooks.append(saver)
         if self.cluster:
-            hooks.append(clusters.ClusterHook(self.cluster))
+            hooks.append(peers.ClusterHook(self.cluster))
         return hooks

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from common.distribution import cluster
+from common.distribution import cluster, peers
 from common.errors import UserError
 from common.hooks import interruption
 
@@ -112,4 +112,4 @@ def test_waiting_for_the_others_ends_by_a_signal():
 
 
 def test_a_lost_process_is_no_failure_of_ones_own():
-    assert cluster.LostPeerError("").exit_status == interruption.EXIT_STATUS
+    assert peers.LostPeerError("").exit_status == interruption.EXIT_STATUS

@@ -1,0 +1,197 @@
+"""Watches the processes that train together, and ends all of them if one is lost.
+
+TensorFlow opens sessions that wait for a lost process for ever; here training ends with a sentence.
+Whoever started the processes may start them again: state is the checkpoint.
+"""
+
+import contextlib
+import os
+import sys
+import threading
+import time
+
+from tensorflow.python.distribute import distribute_coordinator
+from tensorflow.python.training import monitored_session
+
+from common.distribution.cluster import PROBE_SECONDS, Cluster, answers
+from common.errors import UserError
+from common.hooks import interruption
+from common.runtime import tf
+
+_ADVICE = (
+    "This process ends too; start all of them again, and training goes on from the last checkpoint."
+)
+_LOST_AFTER_SECONDS = 10
+_GOODBYE_SECONDS = 60
+
+
+class LostPeerError(UserError):
+    """Another process of the training has gone."""
+
+    exit_status = interruption.EXIT_STATUS
+
+
+@contextlib.contextmanager
+def training(cluster: Cluster):
+    """Around a training: it ends when another process is lost.
+
+    Raises:
+        LostPeerError: one was.
+    """
+    # TensorFlow would open another session, which waits for the lost process for ever.
+    errors, monitored_session._PREEMPTION_ERRORS = monitored_session._PREEMPTION_ERRORS, ()
+    try:
+        with cluster.in_environment():
+            yield
+    except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+        raise LostPeerError(_lost_message(cluster, error)) from error
+    finally:
+        monitored_session._PREEMPTION_ERRORS = errors
+        # At the interpreter's end it could not be destroyed without an error message.
+        vars(distribute_coordinator._thread_local).pop("server", None)
+
+
+def _lost_message(cluster: Cluster, error: tf.errors.OpError) -> str:
+    time.sleep(1.0)  # A process that ends closes its connections one after another.
+    gone = [cluster.name(rank) for rank in cluster.others if not answers(cluster.addresses[rank])]
+    reason = _first_words(error.message)
+    return f"Lost {', '.join(gone) or 'another process'} ({reason}). {_ADVICE}"
+
+
+class ClusterHook(tf.train.SessionRunHook):
+    """Watches the other processes, and ends when all have ended.
+
+    Belongs behind the hooks that save: the others wait for what those do in the end.
+    """
+
+    def __init__(self, cluster: Cluster):
+        self._cluster = cluster
+        self._watchers = [_Watcher(cluster, rank) for rank in cluster.watched_by(cluster.rank)]
+
+    def begin(self):
+        for watcher in self._watchers:
+            watcher.start()
+        strategy = tf.distribute.get_strategy()
+        step = tf.train.get_global_step()
+        steps = strategy.extended.call_for_each_replica(lambda: tf.identity(step.read_value()))
+        self._sum_of_steps = strategy.reduce(tf.distribute.ReduceOp.SUM, steps, axis=None)
+        self._replicas = strategy.num_replicas_in_sync
+
+    def after_create_session(self, session, coord):
+        """Checks that all go on from the same checkpoint; this is where they meet."""
+        total, step = session.run([self._sum_of_steps, tf.train.get_global_step()])
+        if total != self._replicas * step:
+            raise UserError(
+                f"This process goes on from step {step}, but the others, on average, from step "
+                f"{total / self._replicas:g}: --model_dir must be the same directory, on a file "
+                "system that all hosts share."
+            )
+
+    def end(self, session):
+        """Waits for the others: who ended before would break off what they have yet to fetch."""
+        tf.logging.info("Training has ended here; waiting for the others.")
+        for watcher in self._watchers:
+            watcher.expect_end()
+        if self._cluster.rank == 0:  # First all come to their end, then the chief lets them go.
+            _join(self._watchers)
+        _say_goodbye(self._cluster)
+        _join(self._watchers)
+
+
+class _Watcher:
+    """Ends this process as soon as another one is lost, until that says goodbye.
+
+    TensorFlow's collective operations wait for a lost process for ever. A session in a thread tells
+    when that ends, also where it is started again at once: it waits for an item from a queue there,
+    which breaks off. When a host is lost nothing breaks off, but connections cannot be made any
+    more.
+    """
+
+    def __init__(self, cluster: Cluster, rank: int):
+        self._cluster = cluster
+        self._rank = rank
+        self._ended = threading.Event()
+        self._threads = [
+            threading.Thread(target=run, daemon=True) for run in (self._wait, self._probe)
+        ]
+
+    def start(self):
+        for thread in self._threads:
+            thread.start()
+
+    def expect_end(self):
+        self._ended.set()
+
+    def join(self, timeout: float):
+        self._threads[0].join(timeout)
+
+    def _wait(self):
+        with tf.Graph().as_default():
+            item = _goodbye_queue(self._cluster, self._rank, self._cluster.rank).dequeue()
+            try:
+                with _session(self._cluster, self._rank) as session:
+                    session.run(item)
+            except tf.errors.OpError:
+                self._lost("has ended, or has been started again")
+
+    def _probe(self):
+        answered = time.monotonic()
+        while not self._ended.wait(PROBE_SECONDS):
+            now = time.monotonic()
+            if answers(self._cluster.addresses[self._rank]):
+                answered = now
+            elif now - answered > _LOST_AFTER_SECONDS:
+                self._lost("does not answer any more")
+
+    def _lost(self, reason: str):
+        if not self._ended.is_set():
+            end_process(LostPeerError(f"{self._cluster.name(self._rank)} {reason}. {_ADVICE}"))
+
+
+def _join(watchers):
+    deadline = time.monotonic() + _GOODBYE_SECONDS
+    for watcher in watchers:
+        watcher.join(max(0.0, deadline - time.monotonic()))
+
+
+def _say_goodbye(cluster: Cluster):
+    """Lets those who watch this process know that it ends well, and waits until they do."""
+    if cluster.size == 1:
+        return
+    with tf.Graph().as_default():
+        queues = [
+            _goodbye_queue(cluster, cluster.rank, rank)
+            for rank in cluster.others
+            if cluster.rank in cluster.watched_by(rank)
+        ]
+        items, left = [queue.enqueue(0) for queue in queues], [queue.size() for queue in queues]
+        with _session(cluster, cluster.rank) as session:
+            session.run(items)
+            deadline = time.monotonic() + _GOODBYE_SECONDS
+            while any(session.run(left)) and time.monotonic() < deadline:
+                time.sleep(0.1)
+
+
+def _goodbye_queue(cluster: Cluster, of: int, reader: int) -> tf.FIFOQueue:
+    """A queue in process `of`, into which it puts an item for `reader` when it ends."""
+    with tf.device("/job:{}/task:{}".format(*cluster.tasks[of])):
+        return tf.FIFOQueue(1, tf.int32, shapes=[()], shared_name=f"goodbye_{of}_{reader}")
+
+
+def _session(cluster: Cluster, other: int) -> tf.Session:
+    """A session of this process's server, for which there are only itself and another one."""
+    config = tf.ConfigProto()
+    for rank in {cluster.rank, other}:
+        config.device_filters.append("/job:{}/task:{}".format(*cluster.tasks[rank]))
+    return tf.Session(f"grpc://{cluster.addresses[cluster.rank]}", config=config)
+
+
+def end_process(error: LostPeerError):
+    """Ends this process at once: threads may wait for the lost one, and cannot be stopped."""
+    print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(error.exit_status)
+
+
+def _first_words(message: str) -> str:
+    return " ".join(message.split())[:100]
