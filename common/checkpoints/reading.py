@@ -160,6 +160,11 @@ class CheckedSaver(tf.train.Saver):
         try:
             super().restore(sess, save_path)
         except _UNREADABLE as error:
+            if problem(save_path) is None:  # All of it can be read.
+                raise UserError(
+                    f"The checkpoint {save_path} does not fit the network: {_first_line(error)} "
+                    "Use the flags it was trained with, or another checkpoint."
+                ) from error
             missing = isinstance(error, tf.errors.NotFoundError)
             reason = "a file of it is missing." if missing else _first_line(error)
             raise UserError(
