@@ -302,8 +302,7 @@ def main(argv):
     process.set_up()
     chosen = settings.from_flags(FLAGS)
     with process.exiting_with_a_sentence(argv[0], chosen.run.results_dir):
-        settings.prepare(chosen)
-        device = settings.choose_device(chosen)
+        device = settings.prepare(chosen)
         allocator.keep_large_buffers()
         run.run_mode(chosen.hparams, device, chosen.run)
 

@@ -130,12 +130,14 @@ def from_flags(flags: FlagValues) -> Settings:
     )
 
 
-def prepare(settings: Settings):
-    """Checks all settings, and completes the hyper-parameters."""
+def prepare(settings: Settings) -> Device:
+    """Checks all settings and completes the hyper-parameters; returns the device to run on."""
     take_dataset_info(settings)
     check(settings.hparams, settings.run)
     scale_learning_rate(settings)
-    check_directories(settings.hparams, settings.run)
+    device = choose_device(settings)
+    check_directories(settings.hparams, settings.run, device)
+    return device
 
 
 def choose_device(settings: Settings) -> Device:
@@ -280,8 +282,11 @@ def _check_device(hparams: HParams, run: RunOptions, device: Device):
             f"--data_format={hparams.data_format}: the {device.name.upper()} supports "
             f"{' and '.join(device.data_formats)} only."
         )
+    if not run.only_reads_checkpoint:
+        _check_batch_size("eval_batch_size", hparams)
     if not run.trains:
         return
+    _check_batch_size("train_batch_size", hparams, devices)
     if hparams.train_batch_size % devices:
         raise UserError(
             f"--train_batch_size={hparams.train_batch_size} is not a multiple of the {devices} "
@@ -294,22 +299,33 @@ def _check_device(hparams: HParams, run: RunOptions, device: Device):
         )
 
 
-def check_directories(hparams: HParams, run: RunOptions):
+def _check_batch_size(name: str, hparams: HParams, devices: int = 1):
+    """Checks that a device's part of a batch of images would fit into the memory of the host."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    bytes_per_image = 4 * 3 * hparams.image_size**2
+    most = memory // bytes_per_image * devices
+    if hparams.get(name) > most:
+        raise UserError(
+            f"--{name}={hparams.get(name)}: the {memory >> 30} GiB of memory of this host hold at "
+            f"most {most} images of --image_size={hparams.image_size}; use a smaller batch."
+        )
+
+
+def check_directories(hparams: HParams, run: RunOptions, device: Device):
     """Checks that there is data to read and that the model directory can be written to."""
     if not run.results_dir:
         return
+    trains = run.trains and not device.is_evaluator
     if not hparams.synthetic_data:
-        if run.trains:
+        if trains:
             imagenet_input.find_shards(run.data_dir, "train", hparams)
-        if run.mode != "train":
+        if not trains or run.mode == "train_and_eval":
             imagenet_input.check_num_eval_images(run.data_dir, hparams)
     if hparams.init_checkpoint:
         _check_init_checkpoint(hparams.init_checkpoint, run)
-    marker = files.temporary_path(os.path.join(run.model_dir, "write_test"))
     try:
         tf.io.gfile.makedirs(run.model_dir)
-        files.write_text(marker, "")
-        files.remove(marker)
+        files.check_writable(run.model_dir)
     except (tf.errors.OpError, OSError) as error:
         raise UserError(
             f"--model_dir={run.model_dir} cannot be written to: {error}. Use another directory."

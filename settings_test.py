@@ -213,6 +213,8 @@ def test_an_export_runs_on_the_cpu():
         ),
         (["--init_checkpoint={tmp}/a"], "--init_checkpoint={tmp}/a: Cannot read a checkpoint"),
         (["--model_dir=/dev/null/m"], "--model_dir=/dev/null/m cannot be written to: "),
+        (["--train_batch_size=1000000000"], "--train_batch_size=1000000000: the "),
+        (["--mode=eval", "--eval_batch_size=1000000000"], "--eval_batch_size=1000000000: the "),
     ],
 )
 def test_wrong_values(arguments, message, data_dir, tmp_path):
@@ -222,6 +224,18 @@ def test_wrong_values(arguments, message, data_dir, tmp_path):
     with pytest.raises(UserError, match="^" + re.escape(message.format(**places))) as error:
         settings.prepare(found)
     assert "\n" not in str(error.value)
+
+
+def test_an_evaluator_needs_no_training_files(data_dir, tmp_path, monkeypatch):
+    arguments = ["--accelerator=cpu", "--mode=train", f"--data_dir={data_dir}"]
+    found = _from_flags(*arguments, f"--model_dir={tmp_path}/model")
+    monkeypatch.setenv(
+        "TF_CONFIG",
+        '{"cluster": {"worker": ["a:1"], "evaluator": ["a:2"]}, "task": {"type": "evaluator"}}',
+    )
+    assert settings.prepare(found).is_evaluator
+    with pytest.raises(UserError, match="has no train shards"):
+        settings.prepare(found)  # Alone it trains.
 
 
 def test_missing_model_dir():

@@ -34,16 +34,27 @@ def write_text(path: str, text: str):
 def write_bytes(path: str, data: bytes):
     """Writes a file, whole or not at all; an existing file is replaced."""
     with replacing(path) as temporary:
-        if _is_remote(path):
-            with _gfile().GFile(temporary, "wb") as file:
-                file.write(data)
-            return
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-        except OSError as error:
-            error.filename = temporary  # A full disk's error names no file.
-            raise
+        _write(temporary, data)
+
+
+def check_writable(directory: str):
+    """Raises an error of the operating system, or of TensorFlow, if no file can be written."""
+    path = temporary_path(os.path.join(directory, "write_test"))
+    _write(path, b"")
+    remove(path)
+
+
+def _write(path: str, data: bytes):
+    if _is_remote(path):
+        with _gfile().GFile(path, "wb") as file:
+            file.write(data)
+        return
+    try:
+        with open(path, "wb") as file:
+            file.write(data)
+    except OSError as error:
+        error.filename = path  # A full disk's error names no file.
+        raise
 
 
 @contextlib.contextmanager
