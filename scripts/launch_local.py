@@ -117,26 +117,44 @@ def parse_arguments(argv):
 
 def run_once(arguments):
     """(status, whether to start again) of one start of all processes."""
-    processes = start(arguments)
-    try:
-        failed = wait(processes)
-        if not failed:
-            return 0, False
-        say(f"{failed.name} ended with status {failed.status()}: {failed.last_line()}")
-        end(processes, arguments.grace)
-    except KeyboardInterrupt:
-        say("interrupted: ending all processes")
-        for process in processes:
-            process.signal(signal.SIGTERM)
-        end(processes, arguments.grace)
-        return 130, False
+    with held_ports(arguments.workers + arguments.evaluator, arguments.port) as ports:
+        processes = start(arguments, ports)
+        try:
+            failed = wait(processes)
+            if not failed:
+                return 0, False
+            say(f"{failed.name} ended with status {failed.status()}: {failed.last_line()}")
+            end(processes, arguments.grace)
+        except KeyboardInterrupt:
+            say("interrupted: ending all processes")
+            for process in processes:
+                process.signal(signal.SIGTERM)
+            end(processes, arguments.grace)
+            return 130, False
     # What fails on its own fails again. Those that are ended count as killed.
     statuses = [process.status() for process in processes]
     return failed.status(), all(s in (0, TEMPORARY_FAILURE) or s > 128 for s in statuses)
 
 
-def start(arguments):
-    ports = _ports(arguments)
+@contextlib.contextmanager
+def held_ports(count, first=None):
+    """Ports of the loopback address, from `first` on if that is given.
+
+    Otherwise they are free ones, which the system gives to nobody else within the context. The
+    processes can listen on them all the same, since these sockets do not, and share the address.
+    """
+    if first:
+        yield range(first, first + count)
+        return
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for held in sockets:
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            held.bind(("127.0.0.1", 0))
+        yield [held.getsockname()[1] for held in sockets]
+
+
+def start(arguments, ports):
     jobs = [("worker", i) for i in range(arguments.workers)]
     cluster = {"worker": [f"127.0.0.1:{port}" for port in ports[: arguments.workers]]}
     if arguments.evaluator:
@@ -147,22 +165,6 @@ def start(arguments):
         Process(command, cluster, *job, arguments.log_dir, _cores(rank, arguments.cores))
         for rank, job in enumerate(jobs)
     ]
-
-
-def _ports(arguments):
-    count = arguments.workers + arguments.evaluator
-    if arguments.port:
-        return list(range(arguments.port, arguments.port + count))
-    return free_ports(count)
-
-
-def free_ports(count):
-    """Ports of the loopback address that nobody has."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 def wait(processes):

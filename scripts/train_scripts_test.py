@@ -194,13 +194,12 @@ def test_crash_is_the_scripts_status_and_prints_no_results(name, copy, tmp_path)
 
 def test_termination_reaches_the_program(copy, tmp_path):
     model = str(tmp_path / "model")
-    process = copy.start(
-        "train_full_1p.sh", f"--data_path={copy.data}", f"--output_path={model}", "--", "--wait=60"
-    )
+    arguments = [f"--data_path={copy.data}", f"--output_path={model}", "--", "--wait=3600"]
+    process = copy.start("train_full_1p.sh", *arguments)
     while not os.path.exists(os.path.join(model, "call_0.json")):
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=20) == 128 + signal.SIGTERM
+    assert process.wait(timeout=600) == 128 + signal.SIGTERM
 
 
 @pytest.mark.parametrize(

@@ -174,13 +174,6 @@ def test_the_evaluator_evaluates_each_checkpoint_and_ends_with_training(two):
     assert f"Evaluated the last step, {last}." in logs["evaluator_0.log"]
 
 
-def _start_two(log_dir, flags):
-    """Starts two workers, as a scheduler that neither ends nor starts them again by itself."""
-    os.makedirs(log_dir)
-    arguments = launch_local.parse_arguments([f"--log_dir={log_dir}", "--", *flags])
-    return launch_local.start(arguments)
-
-
 def _wait_for_steps(processes):
     """Waits until all have done steps."""
     while not all("INFO:tensorflow:Step " in _read(process.log) for process in processes):
@@ -199,12 +192,19 @@ def _end(processes):
     return statuses, [_read(p.log) for p in processes]
 
 
-def _stop(processes, signalled, model_dir):
-    """Sends SIGTERM to some of two workers; returns the step at which both have stopped."""
-    _wait_for_steps(processes)
-    for rank in signalled:
-        processes[rank].signal(signal.SIGTERM)
-    statuses, logs = _end(processes)
+def _start_and_stop(log_dir, flags, signalled, model_dir):
+    """Starts two workers and sends some SIGTERM; returns the step at which both have stopped.
+
+    As a scheduler that neither ends nor starts them again by itself.
+    """
+    os.makedirs(log_dir)
+    arguments = launch_local.parse_arguments([f"--log_dir={log_dir}", "--", *flags])
+    with launch_local.held_ports(2) as ports:
+        processes = launch_local.start(arguments, ports)
+        _wait_for_steps(processes)
+        for rank in signalled:
+            processes[rank].signal(signal.SIGTERM)
+        statuses, logs = _end(processes)
     assert statuses == [interruption.EXIT_STATUS] * 2, logs
     step = reading.global_step(selection.latest(model_dir))
     for rank, log in enumerate(logs):
@@ -222,8 +222,8 @@ def test_signals_a_killed_worker_and_new_starts_end_at_the_planned_step(setting,
         *["--save_checkpoints_steps=30", "--log_steps=1"],
     ]
     endless = [*flags, "--train_steps=1000000"]
-    first = _stop(_start_two(f"{tmp_path}/first", endless), [1], model_dir)
-    second = _stop(_start_two(f"{tmp_path}/second", endless), [0, 1], model_dir)
+    first = _start_and_stop(f"{tmp_path}/first", endless, [1], model_dir)
+    second = _start_and_stop(f"{tmp_path}/second", endless, [0, 1], model_dir)
     assert 0 < first < second
     assert f"model.ckpt-{first}\n" in _read(f"{tmp_path}/second/worker_0.log")
 
@@ -273,13 +273,13 @@ def test_signals_a_killed_worker_and_new_starts_end_at_the_planned_step(setting,
     ],
 )
 def test_wrong_clusters_end_with_a_sentence(setting, tmp_path, config, flags, message):
-    (port,) = launch_local.free_ports(1)
-    log = helpers.run(
-        *["amoeba_net.py", "--mode=train", *_FLAGS],
-        *[f"--data_dir={setting}/data", f"--model_dir={tmp_path}", *flags],
-        status=1,
-        env={**os.environ, "TF_CONFIG": config % {"port": port}},
-    ).log
+    with launch_local.held_ports(1) as (port,):
+        log = helpers.run(
+            *["amoeba_net.py", "--mode=train", *_FLAGS],
+            *[f"--data_dir={setting}/data", f"--model_dir={tmp_path}", *flags],
+            status=1,
+            env={**os.environ, "TF_CONFIG": config % {"port": port}},
+        ).log
     assert message in log
     assert "Traceback" not in log
 

@@ -33,7 +33,7 @@ def test_shares_add_up_to_the_whole(tiny_model, tmp_path):
     hparams = amoeba_net_model.HParams(**tiny_model.hparams.values())
     hparams.num_eval_images = 57
     whole = _evaluate(tiny_model, hparams)
-    ranks = [Shares(str(tmp_path), 2, rank, timeout=60) for rank in range(2)]
+    ranks = [Shares(str(tmp_path), 2, rank, timeout=600) for rank in range(2)]
     parts = [
         _evaluate(
             tiny_model, amoeba_net_model.share_of_evaluation(hparams, 2, rank), size=2, rank=rank

@@ -140,7 +140,7 @@ class Copy:
 
 
 def _finish(process):
-    printed = process.communicate()[0].decode()
+    printed = process.communicate(timeout=600)[0].decode()
     return process.returncode, printed
 
 

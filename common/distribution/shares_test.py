@@ -13,7 +13,7 @@ def checkpoint(tmp_path):
 
 
 def test_rank_0_has_the_means_over_all_images(tmp_path, checkpoint):
-    ranks = [Shares(str(tmp_path), 3, rank, timeout=60) for rank in range(3)]
+    ranks = [Shares(str(tmp_path), 3, rank, timeout=600) for rank in range(3)]
     ranks[1].deliver(checkpoint, 3, {"loss": 2.0, "top_1_accuracy": 1.0})
     ranks[2].deliver(checkpoint, 2, {"loss": 4.0, "top_1_accuracy": 0.5})
     images, means = ranks[0].collect(checkpoint, 3, {"loss": 1.0, "top_1_accuracy": 0.0})
@@ -41,7 +41,7 @@ def test_a_rank_waits_for_the_checkpoint_until_it_is_stopped(tmp_path):
         if len(calls) == 4:
             raise StoppedError
 
-    shares = Shares(str(tmp_path), 2, 1, timeout=60, check=check)
+    shares = Shares(str(tmp_path), 2, 1, timeout=600, check=check)
     path = str(tmp_path / "model.ckpt-7")
     assert shares.checkpoint(path) == path
     with pytest.raises(StoppedError):
