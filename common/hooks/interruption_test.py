@@ -15,6 +15,7 @@ from common.runtime import tf
 _PROGRAM = """
 import os, sys, time
 from common.hooks import interruption
+from common.runtime import tf
 
 stopper = interruption.Stopper()
 stop_file, hangs = os.environ.get("STOP_FILE"), len(sys.argv) > 1
