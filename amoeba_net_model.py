@@ -115,16 +115,13 @@ def default_hparams() -> HParams:
     return HParams(**_DEFAULTS)
 
 
-def full_size_hparams(cell_name: str = "amoeba_net_d") -> HParams:
+def build_hparams(cell_name: str = "amoeba_net_d") -> HParams:
     """The hyper-parameters of the TPU original's full-size ImageNet training."""
     hparams = default_hparams()
     for name, value in _FULL_SIZE.items():
         hparams.set_hparam(name, value)
     hparams.cell_name = cell_name
     return hparams
-
-
-build_hparams = full_size_hparams  # The original's name.
 
 
 # Variables of a training that are not the network's: of dynamic loss scaling on the NPU and on the

@@ -44,8 +44,8 @@ def build_network(
     data_format = hparams.data_format
     net = inputs if data_format == "NHWC" else tf.transpose(inputs, [0, 3, 1, 2])
     with slim.arg_scope(_layer_settings(is_training, hparams)):
-        net, previous = _build_stem(net, hparams, end_points)
-        net = _build_cells(net, previous, num_classes, is_training, hparams, end_points)
+        net = end_points["stem"] = _build_stem(net, hparams)
+        net = _build_cells(net, num_classes, is_training, hparams, end_points)
         with tf.variable_scope("final_layer"):
             net = network_utils.global_avg_pool(tf.nn.relu(net))
             end_points["global_pool"] = net = tf.identity(net, "global_pool")
@@ -81,8 +81,8 @@ def _layer_settings(is_training: bool, hparams: HParams):
         return scope
 
 
-def _build_stem(net, hparams, end_points):
-    """The first convolution. Returns its output and what came before it: nothing."""
+def _build_stem(net, hparams):
+    """The first convolution."""
     imagenet = hparams.stem_type == "imagenet"
     with tf.variable_scope("stem"):
         net = network_utils.conv2d(
@@ -93,17 +93,15 @@ def _build_stem(net, hparams, end_points):
             stride=(2, 2) if imagenet else (1, 1),
             padding="VALID" if imagenet else "SAME",
         )
-        net = network_utils.batch_norm(net, "conv0_bn")
-    end_points["stem"] = net
-    return net, None
+        return network_utils.batch_norm(net, "conv0_bn")
 
 
-def _build_cells(net, previous, num_classes, is_training, hparams, end_points):
+def _build_cells(net, num_classes, is_training, hparams, end_points):
     """Stem cells, normal cells and reduction cells; the auxiliary head in training."""
     normal_cell, reduction_cell = _cells(hparams, is_training)
     reduction_layers = _reduction_layers(hparams)
     aux_cell = _aux_cell(hparams) if is_training and hparams.use_aux_head else None
-    position = 0
+    previous, position = None, 0
 
     def add(cell, name, filter_scaling, stride):
         nonlocal net, previous, position

@@ -6,7 +6,6 @@ averages, and answer as evaluation does. They are made on the CPU, from any chec
 
 import os
 import re
-import shutil
 import tempfile
 import time
 from typing import List, Optional, Sequence
@@ -115,39 +114,33 @@ def export_saved_model(
 def _write_saved_model(checkpoint, hparams, path, labels):
     hparams = inference_hparams(hparams)
     size = hparams.image_size
-    assets = tempfile.mkdtemp()
-    try:
-        with tf.Graph().as_default(), CpuSession() as sess:
-            encoded = tf.placeholder(tf.string, [None], name="encoded_images")
-            with tf.device("/cpu:0"):
-                images = tf.map_fn(
-                    lambda image: inception_preprocessing.preprocess_bytes(image, size),
-                    encoded,
-                    dtype=tf.float32,
-                    back_prop=False,
-                )
-            # Either signature feeds one of the two; the network is there once.
-            images = tf.placeholder_with_default(images, [None, size, size, 3], name="images")
-            outputs = _restored_predictions(checkpoint, hparams, images, sess)
-            add_asset(assets, tfrecords.LABELS, labels)
-            builder = tf.saved_model.Builder(path)
-            builder.add_meta_graph_and_variables(
-                sess,
-                [tf.saved_model.tag_constants.SERVING],
-                signature_def_map={
-                    tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY: (
-                        tf.saved_model.predict_signature_def({INPUT_KEY: encoded}, outputs)
-                    ),
-                    IMAGES_SIGNATURE: tf.saved_model.predict_signature_def(
-                        {"images": images}, outputs
-                    ),
-                },
-                assets_collection=tf.get_collection(tf.GraphKeys.ASSET_FILEPATHS),
-                strip_default_attrs=True,
+    with tempfile.TemporaryDirectory() as assets, tf.Graph().as_default(), CpuSession() as sess:
+        encoded = tf.placeholder(tf.string, [None], name="encoded_images")
+        with tf.device("/cpu:0"):
+            images = tf.map_fn(
+                lambda image: inception_preprocessing.preprocess_bytes(image, size),
+                encoded,
+                dtype=tf.float32,
+                back_prop=False,
             )
-            builder.save()
-    finally:
-        shutil.rmtree(assets)
+        # Either signature feeds one of the two; the network is there once.
+        images = tf.placeholder_with_default(images, [None, size, size, 3], name="images")
+        outputs = _restored_predictions(checkpoint, hparams, images, sess)
+        add_asset(assets, tfrecords.LABELS, labels)
+        builder = tf.saved_model.Builder(path)
+        builder.add_meta_graph_and_variables(
+            sess,
+            [tf.saved_model.tag_constants.SERVING],
+            signature_def_map={
+                tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY: (
+                    tf.saved_model.predict_signature_def({INPUT_KEY: encoded}, outputs)
+                ),
+                IMAGES_SIGNATURE: tf.saved_model.predict_signature_def({"images": images}, outputs),
+            },
+            assets_collection=tf.get_collection(tf.GraphKeys.ASSET_FILEPATHS),
+            strip_default_attrs=True,
+        )
+        builder.save()
 
 
 def _restored_predictions(checkpoint, hparams, images, sess):

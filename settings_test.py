@@ -88,7 +88,7 @@ def test_flags_become_settings():
     assert found.given & set(_FLAGS) == {"lr", "loss_scale", "mode", "num_cells"}
 
 
-def test_full_size_hparams_are_the_originals():
+def test_build_hparams_are_the_originals():
     found = amoeba_net_model.build_hparams("amoeba_net_a")
     assert found.values().keys() == _TYPES["hparams"].keys()
     assert (found.cell_name, found.num_cells, found.image_size) == ("amoeba_net_a", 18, 299)

@@ -1,6 +1,5 @@
 """The run config of the Ascend adapter: from options to what the installed release accepts."""
 
-import contextlib
 import inspect
 import json
 import os
@@ -29,19 +28,7 @@ def run_config(adapter, version: str, options: Options, keywords: Dict[str, obje
         tf.logging.info("The adapter's run config has no %s.", ", ".join(missing))
     accepted = {name: value for name, value in keywords.items() if name in known}
     accepted.update(_keywords_of_flags(adapter, version, options, known))
-    with _without_tf_config():
-        return adapter.NPURunConfig(**accepted)
-
-
-@contextlib.contextmanager
-def _without_tf_config():
-    """Hides TF_CONFIG, whose cluster the adapter takes for parameter servers and refuses."""
-    hidden = os.environ.pop("TF_CONFIG", None)
-    try:
-        yield
-    finally:
-        if hidden is not None:
-            os.environ["TF_CONFIG"] = hidden
+    return adapter.NPURunConfig(**accepted)
 
 
 def _keywords_of_flags(adapter, version: str, options: Options, known: set) -> Dict[str, object]:

@@ -11,26 +11,20 @@ from common.runtime import tf
 class ThroughputHook(tf.train.SessionRunHook):
     """Measures the seconds per step, and writes images per second for TensorBoard.
 
-    The first steps of a session do not count: they include graph optimisation and compilation.
+    The first run of a session does not count: it includes graph optimisation and compilation.
 
     Args:
         batch_size: images per step, on all devices together.
         summary_dir: where to write the scalar `images_per_second`; None for nowhere.
         every_n_steps: number of steps over which a written point is averaged.
-        warmup_runs: number of runs at the start of each session that do not count.
     """
 
     def __init__(
-        self,
-        batch_size: int,
-        summary_dir: Optional[str] = None,
-        every_n_steps: int = 100,
-        warmup_runs: int = 1,
+        self, batch_size: int, summary_dir: Optional[str] = None, every_n_steps: int = 100
     ):
         self._batch_size = batch_size
         self._summary_dir = summary_dir
         self._every_n_steps = every_n_steps
-        self._warmup_runs = warmup_runs
         self._seconds_per_step = []
 
     def begin(self):
@@ -38,15 +32,15 @@ class ThroughputHook(tf.train.SessionRunHook):
 
     def after_create_session(self, session, coord):
         self._previous = self._written = None
-        self._runs_to_skip = self._warmup_runs
+        self._is_first_run = True
 
     def before_run(self, run_context):
         return tf.train.SessionRunArgs(self._global_step)
 
     def after_run(self, run_context, run_values):
         step, now = int(run_values.results), time.perf_counter()
-        if self._runs_to_skip > 0:
-            self._runs_to_skip -= 1
+        if self._is_first_run:
+            self._is_first_run = False
             return
         if self._previous is None:
             self._previous = (step, now)

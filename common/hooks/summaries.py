@@ -2,6 +2,9 @@
 
 from common.runtime import tf
 
+# Session runs between two values of a history.
+_HISTORY_EVERY = 100
+
 
 class ScalarSummaryHook(tf.train.SessionRunHook):
     """Writes the graph's scalar summaries from their values, without running summary operations.
@@ -49,16 +52,14 @@ class LastValueHook(tf.train.SessionRunHook):
 
     Args:
         tensor_name: like 'total_loss:0'; with several replicas, the mean of their losses is kept.
-        every_n_runs: number of session runs between two values of the history.
 
     Attributes:
         value: the last value; None before the first run.
         history: (number of the run in this session, value), the last one included.
     """
 
-    def __init__(self, tensor_name: str, every_n_runs: int = 100):
+    def __init__(self, tensor_name: str):
         self._tensor_name = tensor_name
-        self._every_n_runs = every_n_runs
         self._runs = 0
         self.value = None
         self.history = []
@@ -73,9 +74,9 @@ class LastValueHook(tf.train.SessionRunHook):
     def after_run(self, run_context, run_values):
         self._runs += 1
         self.value = run_values.results
-        if self._runs % self._every_n_runs == 0:
+        if self._runs % _HISTORY_EVERY == 0:
             self.history.append((self._runs, self.value))
 
     def end(self, session):
-        if self._runs % self._every_n_runs:
+        if self._runs % _HISTORY_EVERY:
             self.history.append((self._runs, self.value))
