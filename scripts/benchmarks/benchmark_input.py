@@ -23,8 +23,6 @@ import argparse
 import json
 import os
 import resource
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -40,7 +38,7 @@ from common.arguments import Parser, integer
 from common.data import allocator, tfrecords
 from common.errors import UserError
 from common.runtime import tf
-from scripts.benchmarks import photos
+from scripts.benchmarks import photos, turns
 
 NAIVE_PREFETCH = 32
 NAIVE_PARALLEL = 8  # Batches at a time.
@@ -221,7 +219,7 @@ PIPELINES = {
 def work(options):
     """A worker: a turn for each line of input.
 
-    Prints its images/s, seconds of CPU time an image, and the peak memory so far in MB.
+    Prints images/s, seconds of CPU time an image, and the peak memory so far in MB.
     """
     is_naive = options.worker.startswith("naive")
     if not is_naive:
@@ -238,7 +236,12 @@ def work(options):
             seconds = _run(session, batch, options.batches)
             cpu_seconds += time.process_time()
             images = options.batches * options.batch_size
-            print(images / seconds, cpu_seconds / images, _peak_memory(), flush=True)
+            answer = {
+                "images_per_second": images / seconds,
+                "cpu_seconds": cpu_seconds / images,
+                "peak_memory_mb": turns.peak_memory(),
+            }
+            print(json.dumps(answer), flush=True)
 
 
 def _run(session, operation, times):
@@ -246,10 +249,6 @@ def _run(session, operation, times):
     for _ in range(times):
         session.run(operation)
     return time.perf_counter() - start
-
-
-def _peak_memory() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def compare(options) -> dict:
@@ -261,43 +260,18 @@ def compare(options) -> dict:
     command = [sys.executable, os.path.abspath(__file__), f"--data_dir={options.data_dir}"]
     for flag in ("image_size", "batch_size", "batches"):
         command.append(f"--{flag}={getattr(options, flag)}")
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
-    workers = {
-        name: subprocess.Popen(
-            [*command, f"--worker={name}"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-            env=environment,
-        )
-        for name in PIPELINES
-    }
-    figures = {name: {"images_per_second": [], "cpu_seconds": []} for name in workers}
-    try:
+    figures = {name: {"images_per_second": [], "cpu_seconds": []} for name in PIPELINES}
+    with turns.workers() as workers:
+        for name in PIPELINES:
+            workers[name] = turns.Worker(name, [*command, f"--worker={name}"])
         for turn in range(options.rounds + 1):
             for name, worker in workers.items():
-                speed, cpu_seconds, memory = _take_turn(name, worker)
-                figures[name]["peak_memory_mb"] = memory
+                answer = worker.take_turn()
+                figures[name]["peak_memory_mb"] = answer.pop("peak_memory_mb")
                 if turn:  # The first fills caches and buffers.
-                    figures[name]["images_per_second"].append(speed)
-                    figures[name]["cpu_seconds"].append(cpu_seconds)
-    finally:
-        for worker in workers.values():
-            worker.kill()
-            worker.wait()
+                    for what, value in answer.items():
+                        figures[name][what].append(value)
     return figures
-
-
-def _take_turn(name, worker):
-    # Between its turns a process is stopped: it would go on filling its buffers in others' time.
-    worker.send_signal(signal.SIGCONT)
-    worker.stdin.write("\n")
-    line = worker.stdout.readline()
-    if not line:
-        raise UserError(f"The process of {name!r} ended with status {worker.wait()}.")
-    worker.send_signal(signal.SIGSTOP)
-    return tuple(map(float, line.split()))
 
 
 def report(figures: dict, options):

@@ -21,22 +21,25 @@ perfect program would.
 """
 
 import argparse
-import contextlib
 import json
 import os
-import resource
-import subprocess
 import sys
 import tempfile
 import time
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
 import numpy as np
 import tqdm
 
-_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-sys.path.insert(0, _ROOT)
-
-from common import files  # noqa: E402
+import amoeba_net_model
+import model_builder
+import serving
+from common import files
+from common.data import allocator
+from common.devices.cpu import Cpu, CpuSession
+from common.runtime import tf
+from scripts.benchmarks import turns
 
 PARTS = ("train", "eval", "frozen")
 # Multiply-adds of a training step beside those of the forward pass: gradients of inputs and of
@@ -64,8 +67,6 @@ def main(argv=None):
 
 
 def parse_arguments(argv):
-    import amoeba_net_model
-
     default = amoeba_net_model.default_hparams()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     numbers = {"type": _numbers, "metavar": "N[,N...]"}
@@ -130,21 +131,11 @@ def work(part, configuration):
             for _ in range(int(line)):
                 step()
             seconds = (time.perf_counter() - started) / int(line)
-            print(json.dumps({"seconds": seconds, "memory_mb": _peak_memory()}), flush=True)
-
-
-def _peak_memory():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            print(json.dumps({"seconds": seconds, "memory_mb": turns.peak_memory()}), flush=True)
 
 
 def _step_of_mode(configuration, directory, mode):
     """A function that runs one step of a mode's graph, and the graph's multiply-adds an image."""
-    import amoeba_net_model
-    import model_builder
-    from common.data import allocator
-    from common.devices.cpu import Cpu
-    from common.runtime import tf
-
     allocator.keep_large_buffers()
     hparams = _hparams(configuration)
     device = Cpu()
@@ -171,12 +162,6 @@ def _step_of_mode(configuration, directory, mode):
 
 def _step_of_frozen(configuration, directory):
     """A function that runs one batch of the frozen graph; no multiply-adds, they are eval's."""
-    import amoeba_net_model
-    import serving
-    from common.data import allocator
-    from common.devices.cpu import Cpu, CpuSession
-    from common.runtime import tf
-
     allocator.keep_large_buffers()
     hparams = _hparams(configuration)
     size = hparams.image_size
@@ -198,9 +183,6 @@ def _step_of_frozen(configuration, directory):
 
 def _matrix_product(configuration, directory):
     """A function that multiplies two large matrices, with its multiply-adds."""
-    from common.devices.cpu import Cpu
-    from common.runtime import tf
-
     values = tf.random_uniform([_PEAK_SIZE, _PEAK_SIZE])
     a, b = tf.Variable(values, use_resource=True), tf.Variable(values, use_resource=True)
     product = tf.group(tf.matmul(a, b))
@@ -219,8 +201,6 @@ _STEPS = {
 
 def _hparams(configuration):
     """The program's defaults, but for the configuration."""
-    import amoeba_net_model
-
     hparams = amoeba_net_model.default_hparams()
     for name, value in configuration.items():
         if name != "batch_size":
@@ -234,10 +214,10 @@ def compare(configuration, arguments):
     """Lets all parts and runtimes take turns: a list of rows of figures."""
     names = [(runtime, part) for runtime in arguments.runtimes for part in arguments.parts]
     names += [(runtime, "peak") for runtime in arguments.runtimes]
-    workers, figures = {}, {}
-    try:
+    figures = {}
+    with turns.workers() as workers:
         for runtime, part in names:  # One after another: each start is timed.
-            worker = _Worker(runtime, arguments.runtimes[runtime], part, configuration)
+            worker = start_worker(runtime, arguments.runtimes[runtime], part, configuration)
             workers[runtime, part] = worker
             figures[runtime, part] = {**worker.answer(), "seconds": []}
         for _ in range(arguments.turns):
@@ -245,52 +225,14 @@ def compare(configuration, arguments):
                 answer = worker.take_turn(arguments.steps)
                 figures[name]["seconds"].append(answer["seconds"])
                 figures[name]["memory_mb"] = answer["memory_mb"]
-    finally:
-        for worker in workers.values():
-            worker.end()
     return _rows(configuration, figures, next(iter(arguments.runtimes)))
 
 
-class _Worker:
+def start_worker(runtime, python, part, configuration):
     """A process of one runtime that measures one part, see `work`."""
-
-    def __init__(self, runtime, python, part, configuration):
-        self._name = f"{runtime} {part}"
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (see `end`)
-        command = [python, os.path.abspath(__file__), f"--worker={part}"]
-        command.append(f"--configuration={json.dumps(configuration)}")
-        environment = {"TF_CPP_MIN_LOG_LEVEL": "2", "BENCHMARK_STARTED": str(time.time())}
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            universal_newlines=True,
-            bufsize=1,
-            env={**os.environ, **environment},
-        )
-
-    def take_turn(self, steps):
-        with contextlib.suppress(BrokenPipeError):  # It has ended: `answer` says why.
-            self._process.stdin.write(f"{steps}\n")
-        return self.answer()
-
-    def answer(self):
-        """The next line that is a JSON object; others are some library's."""
-        for line in self._process.stdout:
-            if line.startswith("{"):
-                return json.loads(line)
-        status = self._process.wait()
-        self._errors.seek(0)
-        reason = "".join(self._errors.readlines()[-5:])
-        sys.exit(
-            f"benchmark_train.py: the process of {self._name} ended with status {status}:\n{reason}"
-        )
-
-    def end(self):
-        self._process.kill()
-        self._process.wait()
-        self._errors.close()
+    command = [python, os.path.abspath(__file__), f"--worker={part}"]
+    command.append(f"--configuration={json.dumps(configuration)}")
+    return turns.Worker(f"{runtime} {part}", command)
 
 
 def _rows(configuration, figures, baseline):

@@ -76,7 +76,7 @@ def test_the_network_is_the_programs_default():
 
 
 def test_worker_that_fails_says_why():
-    worker = benchmark_train._Worker("this", sys.executable, "no_such_part", {})
+    worker = benchmark_train.start_worker("this", sys.executable, "no_such_part", {})
     with pytest.raises(SystemExit, match=r"(?s)this no_such_part ended with status 1:.*KeyError"):
         worker.answer()
     worker.end()
