@@ -66,95 +66,7 @@ def preprocess_image(
     return _resize_and_distort(window, output_height, output_width, is_training, **options)
 
 
-def _resize_and_distort(
-    pixels: tf.Tensor,
-    height: int,
-    width: int,
-    is_training: bool,
-    scaled_images: bool = True,
-    use_fast_color_distort: bool = True,
-    cb_distortion_range: float = 0.1,
-    cr_distortion_range: float = 0.1,
-) -> tf.Tensor:
-    """What follows the crop: resizing, in training mirroring and other colours, and the range."""
-    lowest, factor = (-1.0, 2.0) if scaled_images else (0.0, 1.0)
-    unit = 1.0 / 255.0 if pixels.dtype == tf.uint8 else 1.0
-    shifts_color = is_training and use_fast_color_distort
-    if is_training:
-        noise = tf.random_uniform([4], -1.0, 1.0)
-        shifts = largest_color_shifts(cb_distortion_range, cr_distortion_range)
-    if shifts_color and pixels.dtype == tf.uint8 and _fused_distortion():
-        # The same as below, in one pass.
-        distort = _fused_distortion().distort
-        return distort(pixels, height, width, noise, shifts, factor, lowest)
-    # Whole numbers are resized as they are, and scaled afterwards, when there are fewer pixels.
-    pixels = tf.image.resize_bilinear(tf.expand_dims(pixels, 0), [height, width])[0]
-    if is_training:
-        pixels = tf.cond(noise[0] < 0, lambda: tf.reverse(pixels, [1]), lambda: pixels)
-    if is_training and not shifts_color:
-        pixels, unit = distort_color(pixels * unit), 1.0
-    # Rows of pixels: of single pixels three numbers would take five times as long to add; and
-    # clipping takes twice as long as minimum and maximum.
-    rows, shift = tf.reshape(pixels, [height, width * 3]), 0.0
-    if shifts_color:
-        shift = tf.matmul([noise[1:]], tf.constant(shifts, tf.float32))[0]
-        shift = tf.tile(shift, [width])
-    rows = rows * (unit * factor) + (shift * factor + lowest)
-    if shifts_color:
-        rows = tf.maximum(tf.minimum(rows, 1.0), lowest)
-    return tf.reshape(rows, [height, width, 3])
-
-
-# Windows -----------------------------------------------------------------------------------------
-
-
-def random_window(image_shape: tf.Tensor) -> tf.Tensor:
-    """A random window of an image, as int32 [top, left, height, width] in pixels.
-
-    Area 0.1 to 1 of the image, aspect ratio (width / height) 3/4 to 4/3; the whole image if
-    100 attempts find none.
-
-    Args:
-        image_shape: int32 [height, width, channels].
-    """
-    seed, seed2 = tf.get_seed(None)  # Other random operations ask for it themselves.
-    begin, size, _ = tf.image.sample_distorted_bounding_box(
-        image_shape,
-        bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
-        min_object_covered=0.1,
-        aspect_ratio_range=(3.0 / 4.0, 4.0 / 3.0),
-        area_range=(0.1, 1.0),
-        max_attempts=100,
-        seed=seed,
-        seed2=seed2,
-        use_image_if_no_bounding_boxes=True,
-    )
-    return tf.concat([begin[:2], size[:2]], axis=0)
-
-
-def central_window(image_shape: tf.Tensor) -> tf.Tensor:
-    """The window of `tf.image.central_crop`, as int32 [top, left, height, width] in pixels.
-
-    Args:
-        image_shape: int32 [height, width, channels].
-    """
-    begin = image_shape[:2] // _CENTRAL_MARGIN
-    return tf.concat([begin, image_shape[:2] - 2 * begin], axis=0)
-
-
-def whole(image_shape: tf.Tensor) -> tf.Tensor:
-    """All of an image, as int32 [top, left, height, width] in pixels.
-
-    Args:
-        image_shape: int32 [height, width, channels].
-    """
-    return tf.concat([[0, 0], image_shape[:2]], axis=0)
-
-
-def _cut(image: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-    begin = tf.concat([window[:2], [0]], axis=0)
-    size = tf.concat([window[2:], [3]], axis=0)
-    return tf.slice(image, begin, size)
+# Decoding ----------------------------------------------------------------------------------------
 
 
 def decode_window(encoded: tf.Tensor, choose_window: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
@@ -221,7 +133,98 @@ def _bytes_at(string: tf.Tensor, position, length: int) -> tf.Tensor:
     return tf.strings.substr(string, position, length)
 
 
-# Colours -----------------------------------------------------------------------------------------
+def _cut(image: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+    begin = tf.concat([window[:2], [0]], axis=0)
+    size = tf.concat([window[2:], [3]], axis=0)
+    return tf.slice(image, begin, size)
+
+
+# Windows -----------------------------------------------------------------------------------------
+
+
+def random_window(image_shape: tf.Tensor) -> tf.Tensor:
+    """A random window of an image, as int32 [top, left, height, width] in pixels.
+
+    Area 0.1 to 1 of the image, aspect ratio (width / height) 3/4 to 4/3; the whole image if
+    100 attempts find none.
+
+    Args:
+        image_shape: int32 [height, width, channels].
+    """
+    seed, seed2 = tf.get_seed(None)  # Other random operations ask for it themselves.
+    begin, size, _ = tf.image.sample_distorted_bounding_box(
+        image_shape,
+        bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
+        min_object_covered=0.1,
+        aspect_ratio_range=(3.0 / 4.0, 4.0 / 3.0),
+        area_range=(0.1, 1.0),
+        max_attempts=100,
+        seed=seed,
+        seed2=seed2,
+        use_image_if_no_bounding_boxes=True,
+    )
+    return tf.concat([begin[:2], size[:2]], axis=0)
+
+
+def central_window(image_shape: tf.Tensor) -> tf.Tensor:
+    """The window of `tf.image.central_crop`, as int32 [top, left, height, width] in pixels.
+
+    Args:
+        image_shape: int32 [height, width, channels].
+    """
+    begin = image_shape[:2] // _CENTRAL_MARGIN
+    return tf.concat([begin, image_shape[:2] - 2 * begin], axis=0)
+
+
+def whole(image_shape: tf.Tensor) -> tf.Tensor:
+    """All of an image, as int32 [top, left, height, width] in pixels.
+
+    Args:
+        image_shape: int32 [height, width, channels].
+    """
+    return tf.concat([[0, 0], image_shape[:2]], axis=0)
+
+
+# Size and colours --------------------------------------------------------------------------------
+
+
+def _resize_and_distort(
+    pixels: tf.Tensor,
+    height: int,
+    width: int,
+    is_training: bool,
+    scaled_images: bool = True,
+    use_fast_color_distort: bool = True,
+    cb_distortion_range: float = 0.1,
+    cr_distortion_range: float = 0.1,
+) -> tf.Tensor:
+    """What follows the crop: resizing, in training mirroring and other colours, and the range."""
+    lowest, factor = (-1.0, 2.0) if scaled_images else (0.0, 1.0)
+    unit = 1.0 / 255.0 if pixels.dtype == tf.uint8 else 1.0
+    shifts_color = is_training and use_fast_color_distort
+    if is_training:
+        noise = tf.random_uniform([4], -1.0, 1.0)
+        shifts = largest_color_shifts(cb_distortion_range, cr_distortion_range)
+    if shifts_color and pixels.dtype == tf.uint8 and _fused_distortion():
+        # The same as below, in one pass.
+        distort = _fused_distortion().distort
+        return distort(pixels, height, width, noise, shifts, factor, lowest)
+    # Whole numbers are resized as they are, and scaled afterwards, when there are fewer pixels.
+    pixels = tf.image.resize_bilinear(tf.expand_dims(pixels, 0), [height, width])[0]
+    if is_training:
+        pixels = tf.cond(noise[0] < 0, lambda: tf.reverse(pixels, [1]), lambda: pixels)
+    if is_training and not shifts_color:
+        pixels, unit = distort_color(pixels * unit), 1.0
+    # Rows of pixels: of single pixels three numbers would take five times as long to add; and
+    # clipping takes twice as long as minimum and maximum.
+    rows, shift = tf.reshape(pixels, [height, width * 3]), 0.0
+    if shifts_color:
+        shift = tf.matmul([noise[1:]], tf.constant(shifts, tf.float32))[0]
+        shift = tf.tile(shift, [width])
+    rows = rows * (unit * factor) + (shift * factor + lowest)
+    if shifts_color:
+        rows = tf.maximum(tf.minimum(rows, 1.0), lowest)
+    return tf.reshape(rows, [height, width, 3])
 
 
 @functools.lru_cache(maxsize=None)
