@@ -11,9 +11,9 @@ import argparse
 import itertools
 import os
 import sys
+from typing import Iterator, Mapping
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
 
 from common.data import tfrecords
 from common.errors import UserError
@@ -28,8 +28,7 @@ def extract_images(data_dir: str, output_dir: str, split: str, count: int) -> in
     """
     names = tfrecords.read_labels(data_dir)
     written = 0
-    for number, record in enumerate(itertools.islice(_records(data_dir, split), count)):
-        features = tf.train.Example.FromString(record).features.feature
+    for number, features in enumerate(itertools.islice(read_features(data_dir, split), count)):
         label = features["image/class/label"].int64_list.value[0]
         if names and not 0 <= label < len(names):
             raise UserError(
@@ -46,10 +45,12 @@ def extract_images(data_dir: str, output_dir: str, split: str, count: int) -> in
     return written
 
 
-def _records(data_dir, split):
+def read_features(data_dir: str, split: str) -> Iterator[Mapping[str, tf.train.Feature]]:
+    """The features of each image of a split; raises UserError as above."""
     for path in tfrecords.find_shards(data_dir, split):
         try:
-            yield from tf.io.tf_record_iterator(path)
+            for record in tf.io.tf_record_iterator(path):
+                yield tf.train.Example.FromString(record).features.feature
         except tf.errors.DataLossError as error:
             raise UserError(f"{path} is damaged: {error.message}.") from error
 

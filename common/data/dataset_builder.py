@@ -173,7 +173,7 @@ class Job:
                 "or by another program; choose another --output_dir, or replace them with "
                 "--overwrite."
             )
-        mine = {n: e for n, e in known.items() if n in self._shards and self._is_mine(n, known)}
+        mine = {name: entry for name, entry in known.items() if self._is_mine(name, known)}
         if self._on_bad_image == "fail":
             mine = {name: entry for name, entry in mine.items() if not entry["skipped"]}
         tasks = {name: (entry, self._output_dir) for name, entry in mine.items()}

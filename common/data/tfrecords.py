@@ -29,6 +29,8 @@ import os
 import re
 import struct
 
+from tensorboard.summary.writer.record_writer import masked_crc32c
+
 from common import files
 from common.errors import UserError
 from common.runtime import tf
@@ -162,7 +164,6 @@ def image_example(
     text="",
     filename="",
     synset="",
-    image_format="JPEG",
     colorspace="RGB",
     channels=3,
 ):
@@ -176,7 +177,6 @@ def image_example(
       text: human-readable class name.
       filename: base name of the image's file, as text or bytes.
       synset: WordNet ID, or another short name of the class.
-      image_format: of `encoded`.
       colorspace: of the decoded image.
       channels: of the decoded image.
     """
@@ -184,7 +184,7 @@ def image_example(
         features=tf.train.Features(
             feature={
                 "image/encoded": _bytes(encoded),
-                "image/format": _bytes(image_format),
+                "image/format": _bytes("JPEG"),
                 "image/height": _int64(height),
                 "image/width": _int64(width),
                 "image/colorspace": _bytes(colorspace),
@@ -286,30 +286,6 @@ def read_labels(data_dir):
             "line i names class i, line 0 the background."
         )
     return names
-
-
-def masked_crc32c(data):
-    """Returns the CRC-32C of bytes, rotated and offset as TFRecord files store it.
-
-    In plain Python: for headers, not for images.
-    """
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = _CRC32C_TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
-    crc ^= 0xFFFFFFFF
-    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-def _crc32c_table():
-    table = []
-    for value in range(256):
-        for _ in range(8):
-            value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)
-        table.append(value)
-    return table
-
-
-_CRC32C_TABLE = _crc32c_table()
 
 
 def _open_unbuffered(path):

@@ -9,6 +9,7 @@ named, else the first of the data set's training images, else scikit-learn's two
 """
 
 import io
+import itertools
 import os
 import sys
 from typing import List, Optional, Sequence
@@ -22,9 +23,9 @@ from sklearn.datasets import load_sample_images
 import inception_preprocessing
 from common import files, runtime
 from common.arguments import Parser, integer
-from common.data import tfrecords
 from common.errors import UserError
 from common.runtime import tf
+from scripts.extract_images import read_features
 
 _GAP = 4
 
@@ -102,7 +103,8 @@ def find_images(paths: Sequence[str], data_dir: Optional[str], count: int) -> Li
         if paths:
             return [tf.io.gfile.GFile(path, "rb").read() for path in paths]
         if data_dir:
-            return _images_of(tfrecords.find_shards(data_dir, "train"), count)
+            records = itertools.islice(read_features(data_dir, "train"), count)
+            return [features["image/encoded"].bytes_list.value[0] for features in records]
     except tf.errors.OpError as error:
         raise UserError(error.message) from error
     images = []
@@ -110,17 +112,6 @@ def find_images(paths: Sequence[str], data_dir: Optional[str], count: int) -> Li
         buffer = io.BytesIO()
         Image.fromarray(photo).save(buffer, "JPEG", quality=95)
         images.append(buffer.getvalue())
-    return images
-
-
-def _images_of(shards, count):
-    images = []
-    for shard in shards:
-        for record in tf.io.tf_record_iterator(shard):
-            features = tf.train.Example.FromString(record).features.feature
-            images.append(features["image/encoded"].bytes_list.value[0])
-            if len(images) == count:
-                return images
     return images
 
 
