@@ -311,8 +311,6 @@ class Run:
             )
         skippable = train_step.may_skip(self.device, self.hparams)
         return nonfinite.NonFiniteHook(
-            loss="total_loss:0",
-            learning_rate="learning_rate:0",
             skips=self.hparams.on_nan == "skip",
             step_after=f"{train_step.STEP_AFTER}:0" if skippable else None,
             max_in_row=self.options.max_nan_steps,

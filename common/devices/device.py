@@ -204,7 +204,7 @@ class Device:
     ) -> list:
         """Hooks that training to `max_steps` needs here; the others are `estimator`'s arguments."""
         hooks = []
-        if self.is_chief or not self.cluster:
+        if self.writes:
             saver = LeanCheckpointSaverHook(model_dir, save_steps=save_checkpoints_steps)
             hooks.append(saver)
         if self.cluster:

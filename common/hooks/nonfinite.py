@@ -7,6 +7,8 @@ import numpy as np
 from common.errors import UserError
 from common.runtime import tf
 
+_LOSS, _LEARNING_RATE = "total_loss:0", "learning_rate:0"
+
 
 class SkippingOptimizer(tf.train.Optimizer):
     """Skips a step whose loss or gradients are not finite; the global step stays then.
@@ -45,8 +47,6 @@ class NonFiniteHook(tf.train.SessionRunHook):
     """Notices a step whose loss or gradients are not finite. Must come before what saves.
 
     Args:
-        loss: name of the total loss.
-        learning_rate: name of the learning rate.
         skips: whether steps that are not finite are skipped, or end training.
         step_after: name of the global step after the step, which a skipped step leaves where it
             was; None if no step is ever skipped.
@@ -61,8 +61,6 @@ class NonFiniteHook(tf.train.SessionRunHook):
 
     def __init__(
         self,
-        loss: str,
-        learning_rate: str,
         skips: bool,
         step_after: Optional[str],
         max_in_row: int,
@@ -70,7 +68,7 @@ class NonFiniteHook(tf.train.SessionRunHook):
         last_checkpoint: Callable[[], Optional[str]],
         advice: str,
     ):
-        self._loss, self._learning_rate, self._step_after = loss, learning_rate, step_after
+        self._step_after = step_after
         self._max_in_row = max_in_row if skips else 0
         self._overflows = overflows
         self._last_checkpoint = last_checkpoint
@@ -79,13 +77,13 @@ class NonFiniteHook(tf.train.SessionRunHook):
 
     def begin(self):
         parts = tf.losses.get_losses() + tf.losses.get_regularization_losses()
-        total = self._loss.split(":")[0]
+        total = _LOSS.split(":")[0]
         self._parts = {
             tensor.op.name.split("/")[0]: tensor
             for tensor in parts
             if not tensor.op.name.startswith(total)
         }
-        self._fetches = {"loss": self._loss, "learning_rate": self._learning_rate}
+        self._fetches = {"loss": _LOSS, "learning_rate": _LEARNING_RATE}
         if self._step_after:
             self._fetches["step"] = self._step_after
         if self._overflows:

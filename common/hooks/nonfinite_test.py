@@ -39,8 +39,6 @@ class _Training:
 
         self.hooks = [
             nonfinite.NonFiniteHook(
-                "total_loss:0",
-                "learning_rate:0",
                 skips=skips,
                 step_after="step_after:0" if skips else None,
                 last_checkpoint=last,
