@@ -37,10 +37,7 @@ def data_dir(tmp_path_factory):
     """A data set of 3 validation images and 5 classes, the background included."""
     directory = str(tmp_path_factory.mktemp("data"))
     examples = [tfrecords.image_example(b"", 1, height=1, width=1)] * 3
-    path = f"{directory}/{tfrecords.shard_name('validation', 0, 1)}"
-    images, size, sha256 = tfrecords.write_shard(path, examples)
-    shard = {"name": "validation-00000-of-00001", "images": images, "bytes": size, "sha256": sha256}
-    split = {"images": 3, "bytes": size, "num_shards": 1, "shards": [shard], "skipped": []}
+    split = tfrecords.write_split(directory, "validation", examples, 1)
     info = {"format_version": 1, "num_classes": 4, "num_label_classes": 5}
     tfrecords.write_dataset_info(directory, {**info, "splits": {"validation": split}})
     return directory

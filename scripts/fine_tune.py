@@ -117,8 +117,7 @@ def main():
 
 def report(output_dir: str):
     """Prints the accuracy and where the classifier is."""
-    records = results.read_results(os.path.join(output_dir, "model"))
-    metrics = [r["metrics"] for r in records if r["kind"] == "eval"][-1]
+    metrics = results.evaluations(os.path.join(output_dir, "model"))[-1]["metrics"]
     export = os.path.join(output_dir, "export")
     newest = max(name for name in os.listdir(export) if name.isdigit())
     print(

@@ -34,14 +34,10 @@ NUM_SHARDS = {"train": 4, "validation": 2}
 def split_digits():
     """{split: (images [n, 8, 8] in 0..16, digits [n])}, the same each time, stratified."""
     digits = load_digits()
-    images, classes = digits.images, digits.target
-    train, validation = train_test_split(
-        np.arange(len(classes)), test_size=0.2, random_state=0, stratify=classes
+    images, validation_images, classes, validation_classes = train_test_split(
+        digits.images, digits.target, test_size=0.2, random_state=0, stratify=digits.target
     )
-    return {
-        "train": (images[train], classes[train]),
-        "validation": (images[validation], classes[validation]),
-    }
+    return {"train": (images, classes), "validation": (validation_images, validation_classes)}
 
 
 def encode(image: np.ndarray) -> bytes:
@@ -65,21 +61,7 @@ def write_split(directory, split, images, labels, names):
         )
         for i, (image, label) in enumerate(zip(images, labels))
     ]
-    total = NUM_SHARDS[split]
-    shards = []
-    for index in range(total):
-        name = tfrecords.shard_name(split, index, total)
-        count, size, digest = tfrecords.write_shard(
-            os.path.join(directory, name), examples[index::total]
-        )
-        shards.append({"name": name, "images": count, "bytes": size, "sha256": digest})
-    return {
-        "images": len(examples),
-        "bytes": sum(shard["bytes"] for shard in shards),
-        "num_shards": total,
-        "shards": shards,
-        "skipped": [],
-    }
+    return tfrecords.write_split(directory, split, examples, NUM_SHARDS[split])
 
 
 def make_digits(directory: str, wanted: str = "0123456789", train_images: Optional[int] = None):

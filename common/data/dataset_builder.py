@@ -11,7 +11,6 @@ import json
 import os
 import random
 import re
-import shutil
 
 import tqdm
 
@@ -309,6 +308,6 @@ def work_dir(output_dir):
                 yield
             finally:
                 if os.listdir(directory) == ["lock"]:
-                    shutil.rmtree(directory)
+                    files.remove(directory)
     except files.LockedError as error:
         raise UserError(f"Another build_tfrecords.py works in {output_dir}.") from error

@@ -222,6 +222,29 @@ def write_shard(path, examples):
         return (records, *file_checksum(temporary))
 
 
+def write_split(directory, split, examples, shards):
+    """Writes a split, its examples dealt out to shards; returns its entry of dataset.json.
+
+    Args:
+      directory: where to.
+      split: 'train' or 'validation'.
+      examples: list, see `write_shard`.
+      shards: number of shards.
+    """
+    entries = []
+    for index in range(shards):
+        name = shard_name(split, index, shards)
+        images, size, digest = write_shard(os.path.join(directory, name), examples[index::shards])
+        entries.append({"name": name, "images": images, "bytes": size, "sha256": digest})
+    return {
+        "images": len(examples),
+        "bytes": sum(entry["bytes"] for entry in entries),
+        "num_shards": shards,
+        "shards": entries,
+        "skipped": [],
+    }
+
+
 def file_checksum(path):
     """Returns (bytes, sha256) of a file, the digest in hexadecimal."""
     digest, size = hashlib.sha256(), 0

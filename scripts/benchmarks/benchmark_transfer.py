@@ -41,7 +41,7 @@ def train(data_dir: str, model_dir: str, seed: int, flags: dict):
     with open(os.path.join(model_dir, "log.txt"), "a") as log:
         if subprocess.run(command, stdout=log, stderr=log, check=False).returncode:
             sys.exit(f"benchmark_transfer.py: a training failed; see {log.name}")
-    last = [r for r in results.read_results(model_dir) if r["kind"] == "eval"][-1]
+    last = results.evaluations(model_dir)[-1]
     return last["global_step"], last["metrics"]["top_1_accuracy"]
 
 

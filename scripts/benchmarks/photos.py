@@ -1,7 +1,6 @@
 """Photographs like ImageNet's, as a data set: what the benchmarks read where there is no other."""
 
 import io
-import os
 
 import numpy as np
 from PIL import Image
@@ -30,9 +29,7 @@ def make_photos(directory: str, count: int, shards: int = 8):
             )
         )
     for split in tfrecords.SPLITS:
-        for i in range(shards):
-            path = os.path.join(directory, tfrecords.shard_name(split, i, shards))
-            tfrecords.write_shard(path, examples[i::shards])
+        tfrecords.write_split(directory, split, examples, shards)
 
 
 def _encode(photo: Image.Image) -> bytes:
