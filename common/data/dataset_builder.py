@@ -82,16 +82,15 @@ def make_shard(shard, output_dir, on_bad_image):
       on_bad_image: 'fail' or 'skip'.
 
     Returns:
-      (entry, bad): what dataset.json says about the shard, or None if there was a bad image and
-      on_bad_image is 'fail'; and the list of {'name', 'reason'} of bad images.
+      What dataset.json says about the shard. It is not kept if it has no images.
+
+    Raises:
+      UserError: there is a bad image and on_bad_image is 'fail'.
     """
     converted, skipped = collections.Counter(), []
     work_path = os.path.join(output_dir, WORK_DIR, shard.name)
     examples = _examples(shard, on_bad_image, converted, skipped)
     records, size, digest = tfrecords.write_shard(work_path, examples)
-    if not records or (skipped and on_bad_image == "fail"):
-        os.remove(work_path)
-        return None, skipped
     entry = {
         "name": shard.name,
         "images": records,
@@ -101,10 +100,11 @@ def make_shard(shard, output_dir, on_bad_image):
         "converted": dict(converted),
         "skipped": skipped,
     }
-    # First what it is, then the shard: an interruption never leaves a shard of unknown origin.
-    files.write_text(work_path + ".json", json.dumps(entry))
-    files.move(work_path, os.path.join(output_dir, shard.name))
-    return entry, skipped
+    if records:
+        # First what it is, then the shard: an interruption never leaves one of unknown origin.
+        files.write_text(work_path + ".json", json.dumps(entry))
+        files.move(work_path, os.path.join(output_dir, shard.name))
+    return entry
 
 
 def _examples(shard, on_bad_image, converted, skipped):
@@ -115,9 +115,12 @@ def _examples(shard, on_bad_image, converted, skipped):
         try:
             jpeg = image_sources.to_jpeg(image_sources.read_image(image))
         except ValueError as error:
-            skipped.append({"name": image.name, "reason": str(error)})
             if on_bad_image == "fail":
-                return
+                raise UserError(
+                    f"{image.name} ({shard.split}) cannot be decoded: {error}. Replace it and run "
+                    "this again, or leave out and list all such images with --on_bad_image=skip."
+                ) from error
+            skipped.append({"name": image.name, "reason": str(error)})
             continue
         if jpeg.converted_from:
             converted[jpeg.converted_from] += 1
@@ -198,9 +201,16 @@ class Job:
         made = contextlib.closing(parallel.run(make_shard, tasks, self._workers))
         bar = tqdm.tqdm(total=total, initial=done, desc="Converting", unit=" images")
         with made as results, bar:
-            for name, (entry, bad) in results:
-                self._take(name, entry, bad)
-                bar.update(len(self._shards[name].images))
+            for name, entry in results:
+                shard = self._shards[name]
+                for image in entry["skipped"]:
+                    bar.write(f"left out: {image['name']} ({shard.split}): {image['reason']}")
+                if not entry["images"]:
+                    raise UserError(
+                        f"{name} would be empty: all its images are bad; use fewer shards."
+                    )
+                self.entries[name] = entry
+                bar.update(len(shard.images))
 
     def finish(self, source, seed):
         """Writes labels.txt and dataset.json, and removes the work directory."""
@@ -223,19 +233,6 @@ class Job:
         for name in self.entries:
             os.remove(os.path.join(self._work_dir, name + ".json"))
         return info
-
-    def _take(self, name, entry, bad):
-        split = self._shards[name].split
-        if bad and self._on_bad_image == "fail":
-            raise UserError(
-                f"{bad[0]['name']} ({split}) cannot be decoded: {bad[0]['reason']}. Replace it and "
-                "run this again, or leave out and list all such images with --on_bad_image=skip."
-            )
-        for image in bad:
-            tqdm.tqdm.write(f"left out: {image['name']} ({split}): {image['reason']}")
-        if entry is None:
-            raise UserError(f"{name} would be empty: all its images are bad; use fewer shards.")
-        self.entries[name] = entry
 
     def _present(self):
         pattern = re.compile(f"({'|'.join(tfrecords.SPLITS)})-\\d+-of-\\d+$")
