@@ -22,6 +22,7 @@ import train_step
 from common import curves, results
 from common.checkpoints import best, reading, selection, storage
 from common.data import allocator
+from common.data.class_names import class_names
 from common.devices.device import Device
 from common.distribution.shares import Shares
 from common.errors import UserError
@@ -211,7 +212,7 @@ class Run:
 
     def classify_mode(self):
         """Classifies the user's own images."""
-        names = serving.class_names(self.options.data_dir, self.hparams.num_label_classes)
+        names = class_names(self.options.data_dir, self.hparams.num_label_classes)
         paths = prediction.find_images(self.options.image_paths)
         answers = []
         for answer in prediction.classify(
@@ -227,7 +228,7 @@ class Run:
 
     def export(self):
         """Exports the checkpoint in all formats of --export_format."""
-        labels = serving.class_names(self.options.data_dir, self.hparams.num_label_classes)
+        labels = class_names(self.options.data_dir, self.hparams.num_label_classes)
         args = (self.checkpoint_to_read(), self.hparams, self.options.export_dir, labels)
         if "saved_model" in self.options.export_format:
             sizes = self.options.inference_batch_sizes if self.options.add_warmup_requests else ()

@@ -8,15 +8,14 @@ import os
 import re
 import tempfile
 import time
-from typing import List, Optional, Sequence
+from typing import Sequence
 
 import amoeba_net_model
 import inception_preprocessing
-from common import files, imagenet
+from common import files
 from common.batch_norm_folding import fold_batch_norms
 from common.data import tfrecords
 from common.devices.cpu import CpuSession
-from common.errors import UserError
 from common.hparams import HParams
 from common.runtime import tf
 
@@ -30,29 +29,6 @@ FROZEN_INPUT = "input"
 FROZEN_OUTPUT = "predictions"
 ATC_SCRIPT = "atc.sh"
 _ATC_TEMPLATE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "scripts", ATC_SCRIPT)
-
-
-def class_names(data_dir: Optional[str], num_classes: int) -> List[str]:
-    """Names of the classes, [0] being background.
-
-    They are those of the data set's labels.txt; without one ImageNet's, if the number of classes
-    is; else 'class 0', 'class 1' and so on.
-
-    Raises:
-        UserError: labels.txt has another number of classes.
-    """
-    names = tfrecords.read_labels(data_dir) if data_dir else None
-    if names is None:
-        known = imagenet.create_readable_names_for_imagenet_labels()
-        if num_classes == len(known):
-            return [known[label] for label in range(num_classes)]
-        return [f"class {label}" for label in range(num_classes)]
-    if len(names) != num_classes:
-        raise UserError(
-            f"--num_label_classes={num_classes}: {os.path.join(data_dir, tfrecords.LABELS)} names "
-            f"{len(names)} classes, the background included."
-        )
-    return names
 
 
 def inference_hparams(hparams: HParams) -> HParams:

@@ -12,7 +12,7 @@ from helpers import write_random_checkpoint
 import amoeba_net_model
 import serving
 from common import inference_warmup
-from common.data import tfrecords
+from common.data.class_names import class_names
 from common.errors import UserError
 from common.runtime import tf
 
@@ -23,7 +23,7 @@ _TOLERANCE = 1e-4
 @pytest.fixture(scope="module")
 def export_dir(tiny_model, tmp_path_factory):
     directory = str(tmp_path_factory.mktemp("export"))
-    labels = serving.class_names(tiny_model.data_dir, 11)
+    labels = class_names(tiny_model.data_dir, 11)
     args = (tiny_model.checkpoint, tiny_model.hparams, directory, labels)
     serving.export_saved_model(*args, warmup_batch_sizes=[1, 3], model_name="tiny")
     serving.export_frozen_graph(*args)
@@ -243,11 +243,3 @@ def test_another_architecture(tiny_model, tmp_path):
     with pytest.raises(UserError, match=r"of another network: variable .* should have shape"):
         serving.export_saved_model(tiny_model.checkpoint, hparams, str(tmp_path), ["a"])
     assert os.listdir(str(tmp_path)) == []
-
-
-def test_class_names(tiny_model, tmp_path):
-    assert serving.class_names(tiny_model.data_dir, 11)[3] == "digit 2"
-    assert serving.class_names(None, 1001)[1] == "tench, Tinca tinca"
-    assert serving.class_names(str(tmp_path), 3) == ["class 0", "class 1", "class 2"]
-    with pytest.raises(UserError, match=f"{tfrecords.LABELS} names 11 classes"):
-        serving.class_names(tiny_model.data_dir, 1001)

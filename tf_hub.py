@@ -26,6 +26,7 @@ import settings
 from common import files, process
 from common.checkpoints import reading, selection
 from common.data import tfrecords
+from common.data.class_names import class_names
 from common.devices.cpu import Cpu, CpuSession
 from common.devices.device import Device
 from common.errors import UserError
@@ -68,7 +69,7 @@ def export_modules(chosen: settings.Settings):
     settings.check(hparams, options)
     checkpoint = selection.resolve(options.checkpoint_path or options.model_dir)
     num_classes = hparams.num_label_classes
-    labels = serving.class_names(options.data_dir, num_classes)
+    labels = class_names(options.data_dir, num_classes)
     export_to_hub(
         checkpoint, os.path.join(options.export_dir, CLASSIFICATION), num_classes, hparams, labels
     )
