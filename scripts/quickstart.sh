@@ -12,7 +12,8 @@ seed=${1:-1}
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 data=$root/quickstart_run/digits
 model=$root/quickstart_run/seed_$seed
-python=$root/.venv/bin/python
+venv=${VENV:-$root/.venv}
+python=$venv/bin/python
 
 bash "$root/scripts/setup_env.sh"
 "$python" "$root/scripts/make_digits.py" "$data"
@@ -39,5 +40,5 @@ REPORT
 cat <<NEXT
 All figures: $model/results.json
 Picture:     $model/curves.png
-Curves:      $root/.venv/bin/tensorboard --logdir $root/quickstart_run
+Curves:      $venv/bin/tensorboard --logdir $root/quickstart_run
 NEXT

@@ -3,14 +3,17 @@
 #
 #   bash scripts/run_tests.sh
 #   bash scripts/run_tests.sh network_utils_test.py -k drop_path
+#
+# The variables that scripts/setup_env.sh takes choose the environment: RUNTIME=2.15 VENV=.venv-2.15
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-bash "$root/scripts/setup_env.sh"
 cd "$root"
+bash scripts/setup_env.sh
+bin=${VENV:-.venv}/bin
 
-.venv/bin/ruff check .
-.venv/bin/ruff format --check .
+"$bin/ruff" check .
+"$bin/ruff" format --check .
 
 # One process per core; a single file runs in this process, as starting others takes longer.
 named=0
@@ -25,4 +28,4 @@ if ((named == 1)); then
 fi
 
 export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
-exec .venv/bin/python -m pytest "${workers[@]}" "$@"
+exec "$bin/python" -m pytest "${workers[@]}" "$@"

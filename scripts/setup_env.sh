@@ -1,71 +1,140 @@
 #!/usr/bin/env bash
-# Makes .venv beside this repository's code: a Python 3.7 with the pinned requirements.
+# Makes .venv beside this repository's code: a Python with TensorFlow and the other requirements.
 #
 #   bash scripts/setup_env.sh        then use .venv/bin/python
 #
-# Quick when nothing has changed. PYTHON=/path/to/python3.7 chooses the interpreter.
+# TensorFlow 1.15 if there is a Python 3.7, otherwise TensorFlow 2.15 on Python 3.11, 3.10 or 3.9.
+# Quick when nothing has changed. Environment variables:
+#   RUNTIME=1.15 or 2.15             chooses the release of TensorFlow
+#   PYTHON=/path/to/python           chooses the interpreter
+#   GPU=1                            installs CUDA's libraries too (TensorFlow 2.15)
+#   VENV=DIRECTORY                   makes the environment there instead
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-venv=$root/.venv
-requirements=$root/requirements.txt
+venv=${VENV:-$root/.venv}
+runtime=${RUNTIME:-}
+gpu=${GPU:-}
 
-is_python37() {
-  "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 7))' >/dev/null 2>&1
+fail() {
+  echo "setup_env.sh: $*" >&2
+  exit 1
 }
 
-# Prints the first Python 3.7 found: $PYTHON, PATH, pyenv, uv, conda.
-find_python() {
+# Prints the interpreter's version (3.7) if it can make virtual environments.
+version_of() {
+  "$1" -c 'import sys, venv, ensurepip; print("%d.%d" % sys.version_info[:2])' 2>/dev/null
+}
+
+# Prints the release of TensorFlow for a version of Python; nothing if there is none.
+runtime_of() {
+  case $1 in
+    3.7) [[ $(uname -m) == x86_64 ]] && echo 1.15 ;;
+    3.9 | 3.10 | 3.11) echo 2.15 ;;
+  esac
+  return 0
+}
+
+# Whether an interpreter is one for the chosen release, or for any if none is chosen.
+fits() {
+  local found
+  found=$(runtime_of "$(version_of "$1")")
+  [[ -n $found && (-z $runtime || $found == "$runtime") ]]
+}
+
+# Prints the first fitting interpreter of a version: on PATH, in pyenv, of uv.
+find_version() {
   local candidate
-  if [[ -n ${PYTHON:-} ]]; then
-    is_python37 "$PYTHON" && echo "$PYTHON" && return
-    echo "setup_env.sh: PYTHON=$PYTHON is not a Python 3.7 with venv." >&2
-    return 1
+  for candidate in "python$1" python3 python; do
+    [[ $(version_of "$candidate") == "$1" ]] && command -v "$candidate" && return
+  done
+  for candidate in "${PYENV_ROOT:-$HOME/.pyenv}/versions/$1".*/bin/python; do
+    [[ $(version_of "$candidate") == "$1" ]] && echo "$candidate" && return
+  done
+  if command -v uv >/dev/null && candidate=$(uv python find "$1" 2>/dev/null); then
+    [[ $(version_of "$candidate") == "$1" ]] && echo "$candidate" && return
   fi
-  for candidate in python3.7 python3 python; do
-    is_python37 "$candidate" && command -v "$candidate" && return
+  return 1
+}
+
+# Prints a fitting interpreter: one that is there, or one that uv or conda installs.
+find_python() {
+  local version candidate wanted=3.11
+  for version in 3.7 3.11 3.10 3.9; do
+    candidate=$(find_version "$version") && fits "$candidate" && echo "$candidate" && return
   done
-  for candidate in "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.7.*/bin/python; do
-    is_python37 "$candidate" && echo "$candidate" && return
-  done
-  if command -v uv >/dev/null; then
-    candidate=$(uv python find 3.7 2>/dev/null || { uv python install -q 3.7 >&2 && uv python find 3.7; } || true)
-    [[ -n $candidate ]] && is_python37 "$candidate" && echo "$candidate" && return
+  [[ $runtime == 1.15 ]] && wanted=3.7
+  if command -v uv >/dev/null && uv python install -q "$wanted" >&2; then
+    find_version "$wanted" && return
   fi
   if command -v conda >/dev/null; then
-    local environment=$root/.venv-conda
-    [[ -x $environment/bin/python ]] || conda create -y -q -p "$environment" python=3.7 >&2 || true
-    is_python37 "$environment/bin/python" && echo "$environment/bin/python" && return
+    candidate=$root/.venv-conda
+    conda create -y -q -p "$candidate" "python=$wanted" >&2 || true
+    fits "$candidate/bin/python" && echo "$candidate/bin/python" && return
   fi
-  cat >&2 <<'HELP'
-setup_env.sh: no Python 3.7 found on PATH, in pyenv, through uv or conda; TensorFlow 1.15 needs one.
-Get it with one of
-  curl -LsSf https://astral.sh/uv/install.sh | sh && uv python install 3.7
-  pyenv install 3.7.16
-  conda create -n py37 python=3.7
-or name an interpreter: PYTHON=/path/to/python3.7 bash scripts/setup_env.sh
+  local python3=
+  command -v python3 >/dev/null && python3=" python3 on PATH is $(python3 -V 2>&1)."
+  cat >&2 <<HELP
+setup_env.sh: no Python found that TensorFlow ${runtime:-1.15 or 2.15} runs on: TensorFlow 1.15 needs Python 3.7,
+TensorFlow 2.15 needs 3.9, 3.10 or 3.11, with venv (Debian: apt-get install python3-venv).$python3
+Install one with one of
+  curl -LsSf https://astral.sh/uv/install.sh | sh && uv python install $wanted
+  pyenv install $wanted
+  conda create -n amoeba_net python=$wanted
+or name an interpreter: PYTHON=/path/to/python$wanted bash scripts/setup_env.sh
 HELP
   return 1
 }
 
-main() {
-  local stamp=$venv/.requirements wanted
-  wanted=$(cksum <"$requirements")
-  if [[ -f $stamp && $(cat "$stamp") == "$wanted" ]] && is_python37 "$venv/bin/python"; then
-    return
+# Checks the variables that the user has set.
+check() {
+  [[ -z $runtime || $runtime == 1.15 || $runtime == 2.15 ]] \
+    || fail "RUNTIME=$runtime: expected 1.15 or 2.15, the release of TensorFlow."
+  [[ -z $gpu || $gpu == 0 || $gpu == 1 ]] || fail "GPU=$gpu: expected 1, or 0 for the CPU only."
+  if [[ $runtime == 1.15 && $(uname -m) != x86_64 ]]; then
+    fail "RUNTIME=1.15: TensorFlow 1.15 has no packages for $(uname -m). Use RUNTIME=2.15; on an" \
+      "Ascend server use the vendor's image, which has it (docs/docker.md)."
   fi
-  local python
-  if ! is_python37 "$venv/bin/python"; then
-    python=$(find_python)
+  if [[ $gpu == 1 ]]; then
+    [[ $runtime != 1.15 ]] || fail "GPU=1 needs RUNTIME=2.15: TensorFlow 1.15 knows no GPU newer than Turing."
+    runtime=2.15
+  fi
+  if [[ -n ${PYTHON:-} ]] && ! fits "$PYTHON"; then
+    local found
+    found=$(version_of "$PYTHON" || true)
+    fail "PYTHON=$PYTHON is ${found:+Python }${found:-not a Python with venv}:" \
+      "TensorFlow 1.15 needs Python 3.7, TensorFlow 2.15 needs 3.9, 3.10 or 3.11${runtime:+ (RUNTIME=$runtime)}."
+  fi
+}
+
+# Whether the environment that is there can stay.
+is_kept() {
+  fits "$venv/bin/python" || return 1
+  [[ -z ${PYTHON:-} || $(version_of "$venv/bin/python") == $(version_of "$PYTHON") ]]
+}
+
+main() {
+  check
+  local python packages wanted
+  if ! is_kept; then
+    python=${PYTHON:-$(find_python)} || exit 1
     echo "Creating $venv with $python"
     "$python" -m venv --clear "$venv"
   fi
-  echo "Installing requirements.txt into $venv (about a minute, about 1.5 GB)"
-  "$venv/bin/python" -m pip install --disable-pip-version-check -q -r "$requirements"
-  echo "$wanted" >"$stamp"
+  runtime=$(runtime_of "$(version_of "$venv/bin/python")")
+  echo "TensorFlow $runtime on $("$venv/bin/python" -V 2>&1), in $venv"
+
+  packages=(-r "$root/requirements.txt")
+  [[ $runtime == 2.15 ]] && packages=(-r "$root/requirements-2.15.txt")
+  [[ $gpu == 1 ]] && packages+=("tensorflow[and-cuda]==2.15.1")
+  wanted=$(cat "$root/requirements-common.txt" "${packages[1]}" | cksum)${packages[2]:-}
+  [[ $(cat "$venv/.requirements" 2>/dev/null) == "$wanted" ]] && return
+  echo "Installing ${packages[1]##*/} into $venv (about a minute, about 2 GB)"
+  "$venv/bin/python" -m pip install --disable-pip-version-check -q "${packages[@]}"
+  echo "$wanted" >"$venv/.requirements"
 }
 
-# One set-up at a time: two scripts started together must not install into each other's .venv.
+# One set-up at a time: two scripts started together must not install into the same environment.
 exec 9>"$root/.setup_env.lock"
 command -v flock >/dev/null && flock 9
 main
