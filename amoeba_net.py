@@ -261,6 +261,11 @@ _enum(
 _string("op_compiler_cache_dir", "Directory that keeps compiled operators for the next start.")
 _string("fusion_switch_file", "JSON file that switches fusions of operators on and off.")
 _string("modify_mixlist", "JSON file that changes which operators mixed precision converts.")
+_boolean(
+    "xla",
+    "On GPUs, compile the graph with XLA. The first step takes minutes longer then; whether the "
+    "others are faster depends on the GPU.",
+)
 _boolean("deterministic", "Compute all sums in the same order in every run.")
 _enum(
     "aoe_mode",

@@ -38,6 +38,8 @@ def choose(
         tf.logging.info("Running on the %s: %s.", name.upper(), reason)
     else:
         tf.logging.info("Running on the %s, as asked.", name.upper())
+    if options.xla and name != "gpu":
+        raise UserError(f"--xla is for GPUs, and this runs on the {name.upper()}: leave it out.")
     if name == "npu":
         if cluster:
             tf.logging.info("TF_CONFIG has no effect: on the NPU the ranks train together.")

@@ -53,6 +53,8 @@ def test_cpu_says_once_that_it_computes_in_float32(log):
 def test_what_would_mislead_without_an_npu_is_refused(monkeypatch):
     with pytest.raises(UserError, match="--deterministic is for the NPU"):
         choosing.choose("cpu", Options(deterministic=True))
+    with pytest.raises(UserError, match="--xla is for GPUs, and this runs on the CPU"):
+        choosing.choose("cpu", Options(xla=True))
     monkeypatch.setenv("RANK_SIZE", "8")
     with pytest.raises(UserError, match="RANK_SIZE=8 in the environment"):
         choosing.choose("cpu")
@@ -101,13 +103,20 @@ def test_gpu_uses_tensorflows_mixed_precision(gpu, options, mixed, skips):
     assert device.skips_steps == skips
 
 
+def test_gpu_compiles_with_xla_if_asked(gpu):
+    for xla in (False, True):
+        config = choosing.choose("gpu", Options(xla=xla)).session_config(training=True)
+        level = config.graph_options.optimizer_options.global_jit_level
+        assert (level == tf.OptimizerOptions.ON_1) == xla
+
+
 def test_gpu_refuses_modes_it_has_not(gpu):
     with pytest.raises(UserError, match="--precision_mode=force_fp16 is for the NPU"):
         choosing.choose("gpu", Options(precision_mode="force_fp16"))
 
 
 def test_threads_of_tensorflow_with_mkl(monkeypatch):
-    monkeypatch.setattr(cpu.pywrap_tensorflow, "IsMklEnabled", lambda: True)
+    monkeypatch.setattr(cpu.runtime, "uses_openmp", lambda: True)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(6))
     config = choosing.choose("cpu").session_config()

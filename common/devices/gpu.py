@@ -35,8 +35,9 @@ class Gpu(Device):
     def __init__(self, options: Options, cluster: Optional[Cluster] = None):
         if not is_there():
             raise UserError(
-                "--accelerator=gpu: TensorFlow sees no GPU; it needs one, its driver and the "
-                "tensorflow-gpu package. Use --accelerator=cpu to run on the CPU."
+                "--accelerator=gpu: TensorFlow sees no GPU; it needs one, its driver, and CUDA's "
+                "libraries (RUNTIME=2.15 GPU=1 bash scripts/setup_env.sh). Use --accelerator=cpu "
+                "to run on the CPU."
             )
         super().__init__(options, cluster)
         mode = options.precision_mode
@@ -68,4 +69,6 @@ class Gpu(Device):
     def session_config(self, training=False):
         config = tf.ConfigProto(allow_soft_placement=True)
         config.gpu_options.allow_growth = True
+        if self.options.xla:
+            config.graph_options.optimizer_options.global_jit_level = tf.OptimizerOptions.ON_1
         return config

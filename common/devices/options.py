@@ -33,7 +33,7 @@ AOE_MODES = ("1", "2", "4", "mdat")
 COLLECTIVES = ("auto", "ring", "nccl")
 
 # The options that also matter to other devices than the NPU.
-NOT_FOR_NPU_ALONE = ("precision_mode", "loss_scale", "collectives", "cluster_timeout")
+NOT_FOR_NPU_ALONE = ("precision_mode", "loss_scale", "xla", "collectives", "cluster_timeout")
 
 
 class Options(NamedTuple):
@@ -52,6 +52,7 @@ class Options(NamedTuple):
     modify_mixlist: Optional[str] = None
     deterministic: bool = False
     aoe_mode: Optional[str] = None  # Tuning of operators and graphs: one of AOE_MODES.
+    xla: bool = False  # On GPUs: compile the graph.
     # Several processes, described by TF_CONFIG.
     collectives: str = "auto"  # How gradients are summed: one of COLLECTIVES.
     cluster_timeout: int = 600  # Seconds to wait for the other processes.
