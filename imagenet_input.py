@@ -8,6 +8,7 @@ import numpy as np
 
 import imagenet_records
 import inception_preprocessing
+from common import runtime
 from common.data import tfrecords
 from common.data.bad_records import NO_RECORD, BadRecords
 from common.errors import UserError
@@ -149,7 +150,7 @@ class InputPipeline:
             examples = self._padded(examples, batch_size)
         batches = examples.batch(batch_size, drop_remainder=True)
         batches = self._bad_records.after_decode(batches)
-        return batches.prefetch(2).with_options(self._options())
+        return batches.prefetch(2).with_options(runtime.dataset_options(self._threads()))
 
     @property
     def num_images(self) -> int:
@@ -264,13 +265,6 @@ class InputPipeline:
         """Twice the threads: while one call reads or waits, another computes."""
         # One after another, random numbers come in the same order each time.
         return None if self.hparams.deterministic_input else 2 * self._threads()
-
-    def _options(self) -> tf.data.Options:
-        """Threads of its own, none of which is split further: images are what is parallel."""
-        options = tf.data.Options()
-        options.experimental_threading.private_threadpool_size = self._threads()
-        options.experimental_threading.max_intra_op_parallelism = 1
-        return options
 
     def _synthetic(self, batch_size: int) -> tf.data.Dataset:
         """One batch of noise with random labels, made once and repeated."""

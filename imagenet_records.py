@@ -5,11 +5,13 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 from google.protobuf.message import DecodeError
 
 import inception_preprocessing
+from common import runtime
 from common.devices.cpu import CpuSession
 from common.runtime import tf
 
 _FEATURES = {
-    "image/encoded": tf.FixedLenFeature([], tf.string),
+    # Of any length, since a string of a fixed one can crash the process if the record is cut short.
+    "image/encoded": tf.VarLenFeature(tf.string),
     "image/class/label": tf.FixedLenFeature([], tf.int64),
 }
 _SIGNATURES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP"}
@@ -22,7 +24,7 @@ def parse(serialized: tf.Tensor, num_label_classes: int) -> Tuple[tf.Tensor, tf.
     # Fails for labels that are not from 1 to num_label_classes - 1, sooner than tf.Assert.
     legal_labels = tf.range(1, num_label_classes)
     label = tf.gather(legal_labels, features["image/class/label"] - 1)
-    return features["image/encoded"], label
+    return tf.reshape(features["image/encoded"].values, []), label  # Fails unless there is one.
 
 
 class CheckedRecord(NamedTuple):
@@ -109,7 +111,7 @@ class Checker:
         try:
             self._session.run(self._pixels, {self._encoded: images[0]})
         except tf.errors.OpError as error:
-            reason = error.message.splitlines()[0]
+            reason = runtime.error_message(error).splitlines()[0]
             return f"has an image ({_image_format(images[0])}) that cannot be decoded: {reason}"
         return "is not a tf.train.Example of one image and one label"
 

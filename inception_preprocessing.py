@@ -10,6 +10,7 @@ from typing import Callable
 
 import numpy as np
 
+from common import runtime
 from common.runtime import tf
 
 # libjpeg's own limit. A progressive JPEG of a kilobyte may claim 65500 x 65500 pixels, and looking
@@ -79,7 +80,7 @@ def decode_window(encoded: tf.Tensor, choose_window: Callable[[tf.Tensor], tf.Te
 
     def window_of_jpeg():
         window = choose_window(tf.image.extract_jpeg_shape(encoded))
-        # Not with fancy_upscaling=False, which corrupts the heap in TensorFlow 1.15.
+        # Not with fancy_upscaling=False, which corrupts the heap in some releases.
         return tf.image.decode_and_crop_jpeg(encoded, window, channels=3)
 
     def window_of_any():
@@ -89,48 +90,26 @@ def decode_window(encoded: tf.Tensor, choose_window: Callable[[tf.Tensor], tf.Te
     # Decoding stops below the window, so that a cut-off JPEG has to be told by its missing end.
     is_whole_jpeg = tf.logical_and(
         tf.equal(tf.strings.substr(encoded, 0, 3), b"\xff\xd8\xff"),
-        tf.equal(_bytes_at(encoded, tf.strings.length(encoded) - 2, 2), b"\xff\xd9"),
+        tf.equal(runtime.bytes_at(encoded, tf.strings.length(encoded) - 2, 2), b"\xff\xd9"),
     )
     return tf.cond(is_whole_jpeg, window_of_jpeg, window_of_any)
 
 
 def decode_whole(encoded: tf.Tensor) -> tf.Tensor:
     """Decodes an image of any format: uint8 [height, width, 3]; of a GIF the first frame."""
-    is_bmp = tf.equal(tf.strings.substr(encoded, 0, 2), b"BM")
-    return tf.cond(
-        is_bmp,
-        lambda: _decode_bmp(encoded),
-        lambda: tf.image.decode_image(encoded, channels=3, expand_animations=False),
-    )
-
-
-def _decode_bmp(encoded: tf.Tensor) -> tf.Tensor:
-    """Any BMP of 8 (grey), 24 or 32 bits a pixel: uint8 [height, width, 3]."""
-    # An operation for each, because without `channels` one insists on those of its first image.
-    bits_per_pixel = _bytes_at(encoded, 28, 1)
+    # Not tf.image.decode_image, whose operation is not in all releases that load an export.
+    start = tf.strings.substr(encoded, 0, 3)
     return tf.case(
         [
+            (tf.equal(start, b"\xff\xd8\xff"), lambda: tf.image.decode_jpeg(encoded, channels=3)),
+            (tf.equal(start, b"GIF"), lambda: tf.image.decode_gif(encoded)[0]),
             (
-                tf.equal(bits_per_pixel, b"\x08"),
-                lambda: tf.tile(tf.image.decode_bmp(encoded, channels=1), [1, 1, 3]),
-            ),
-            (
-                tf.equal(bits_per_pixel, b"\x20"),
-                lambda: tf.image.decode_bmp(encoded, channels=4)[:, :, :3],
+                tf.equal(tf.strings.substr(encoded, 0, 2), b"BM"),
+                lambda: runtime.decode_bmp(encoded),
             ),
         ],
-        default=lambda: tf.image.decode_bmp(encoded, channels=3),
+        default=lambda: tf.image.decode_png(encoded, channels=3),
     )
-
-
-def _bytes_at(string: tf.Tensor, position, length: int) -> tf.Tensor:
-    """A part of a string, which may be too short to have it.
-
-    That would be an error whose message quotes the string, and TensorFlow 1.15 crashes on messages
-    that are not UTF-8.
-    """
-    position = tf.clip_by_value(position, 0, tf.strings.length(string))
-    return tf.strings.substr(string, position, length)
 
 
 def _cut(image: tf.Tensor, window: tf.Tensor) -> tf.Tensor:

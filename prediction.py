@@ -12,7 +12,7 @@ from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 import inception_preprocessing
-from common import files
+from common import files, runtime
 from common.data import image_sources
 from common.devices.cpu import CpuSession
 from common.errors import UserError
@@ -164,7 +164,7 @@ class ImageReader:
         except ValueError as error:
             raise UserError(str(error)) from error
         except tf.errors.OpError as error:
-            raise UserError(error.message.splitlines()[0]) from error
+            raise UserError(runtime.error_message(error).splitlines()[0]) from error
 
 
 # Output ------------------------------------------------------------------------------------------

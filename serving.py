@@ -12,7 +12,7 @@ from typing import Sequence
 
 import amoeba_net_model
 import inception_preprocessing
-from common import files
+from common import files, runtime
 from common.batch_norm_folding import fold_batch_norms
 from common.data import tfrecords
 from common.devices.cpu import CpuSession
@@ -117,6 +117,7 @@ def _write_saved_model(checkpoint, hparams, path, labels):
             strip_default_attrs=True,
         )
         builder.save()
+    runtime.drop_new_attributes_of_saved_model(path)
 
 
 def _restored_predictions(checkpoint, hparams, images, sess):
@@ -182,4 +183,5 @@ def freeze(checkpoint: str, hparams: HParams) -> tf.GraphDef:
         graph_def = tf.graph_util.convert_variables_to_constants(
             sess, graph.as_graph_def(), [FROZEN_OUTPUT]
         )
+        runtime.drop_new_attributes(graph_def)
     return fold_batch_norms(tf.graph_util.remove_training_nodes(graph_def, [FROZEN_OUTPUT]))

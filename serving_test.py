@@ -150,11 +150,10 @@ def test_saved_model_cli(tiny_model, saved_model_dir, evaluation, tmp_path):
     )
     got = np.load(str(tmp_path / "probabilities.npy"))
     np.testing.assert_allclose(got, evaluation["probabilities"][:2], atol=_TOLERANCE)
-    (tmp_path / "digit.jpg").write_bytes(tiny_model.images[0])
-    encoded = f"input=[open('{tmp_path / 'digit.jpg'}','rb').read()]"
+    literal = "".join(f"\\x{byte:02x}" for byte in tiny_model.images[0])
     subprocess.run(
         [*cli, "run", *signature, "--signature_def", "serving_default", "--overwrite"]
-        + ["--outdir", str(tmp_path), "--input_exprs", encoded],
+        + ["--outdir", str(tmp_path), "--input_exprs", f"input=[b'{literal}']"],
         check=True,
     )
     got = np.load(str(tmp_path / "probabilities.npy"))

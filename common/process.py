@@ -7,7 +7,6 @@ import os
 import sys
 from typing import Optional
 
-from common import runtime
 from common.checkpoints import storage
 from common.distribution import peers
 from common.errors import UserError
@@ -17,7 +16,6 @@ from common.runtime import tf
 
 def set_up():
     """Makes TensorFlow log every line once, and build graphs faster."""
-    runtime.silence_deprecation_warnings()
     tf.logging.set_verbosity(tf.logging.INFO)
     logging.getLogger("tensorflow").propagate = False  # absl's handler would repeat each line.
     # A graph consists of many objects that stay alive. Searching them for garbage takes another

@@ -238,9 +238,9 @@ def test_signals_a_killed_worker_and_new_starts_end_at_the_planned_step(setting,
     assert "starting all processes again (1 of 1)" in out
     chief = _read(f"{logs}/worker_0.log")
     assert re.search(
-        r"program.py: worker 1 \(127.0.0.1:\d+\) (does not answer any more|has ended, or has "
-        r"been started again)\. This process ends too; start all of them again, and training goes "
-        r"on from the last checkpoint\.\n",
+        r"program.py: (Lost worker 1 \(127.0.0.1:\d+\) \(.*\)|worker 1 \(127.0.0.1:\d+\) (does "
+        r"not answer any more|has ended, or has been started again))\. This process ends too; "
+        r"start all of them again, and training goes on from the last checkpoint\.\n",
         chief,
     )
     starts = re.findall(r"Restoring parameters from \S+/model\.ckpt-(\d+)\n", chief)

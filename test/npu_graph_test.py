@@ -44,6 +44,12 @@ def stepping(tmp_path_factory):
         yield _Stepping(session, device, settings, tmp_path_factory.mktemp("model"), calls)
 
 
+_needs_the_adapters_release = pytest.mark.skipif(
+    not tf.__version__.startswith("1."),
+    reason="npu_bridge needs TensorFlow 1.15; this release makes other operations of the network",
+)
+
+
 class _Stepping:
     def __init__(self, session, device, settings, directory, calls):
         self.calls = calls
@@ -70,6 +76,7 @@ def _moved(before, after):
 _LOSS_SCALE = {"loss_scale", "good_steps", "bad_steps"}
 
 
+@_needs_the_adapters_release
 @pytest.mark.xdist_group("npu_graph")
 def test_training_graph_is_what_the_npu_takes(stepping):
     assert not _dynamic(stepping.ops)
@@ -191,6 +198,7 @@ def test_padding_does_not_reach_what_takes_classes_alone(tmp_path):
             assert np.isfinite(session.run(spec.loss, feed))
 
 
+@_needs_the_adapters_release
 @pytest.mark.xdist_group("npu_graph")
 def test_evaluation_graph_is_what_the_npu_takes(tmp_path):
     with installed(), tf.Graph().as_default() as graph:
@@ -204,7 +212,7 @@ def test_evaluation_graph_is_what_the_npu_takes(tmp_path):
 
 
 @pytest.mark.xdist_group("npu_graph")
-def test_training_the_classifier_and_one_layer_moves_only_them(tmp_path):
+def test_training_the_classifier_and_one_layer_moves_only_them(tmp_path, monkeypatch):
     """Statistics of the layer that is trained move with it, those of the others do not."""
     layer = "cell_1/beginning_bn"
     settings = hparams(
@@ -214,7 +222,9 @@ def test_training_the_classifier_and_one_layer_moves_only_them(tmp_path):
         device = choosing.choose("npu")
         stepping = _Stepping(session, device, settings, tmp_path, [])
         before = stepping.variables()
-        stepping.step(overflow=True)
+        with monkeypatch.context() as overflow:
+            overflow.setenv("NPU_STAND_IN_OVERFLOW", "0-")
+            stepping.step()
         assert _moved(before, stepping.variables()) <= _LOSS_SCALE
         stepping.step()
         moved = _moved(before, stepping.variables()) - _LOSS_SCALE - {"global_step"}

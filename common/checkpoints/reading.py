@@ -6,19 +6,14 @@ import os
 import re
 from typing import Callable, Dict, List, Optional, Tuple
 
+from common import runtime
 from common.errors import UserError
 from common.runtime import tf
 
 # A line of a reader's debug_string: name (DT_FLOAT) [3,3,8,16]
 _SHAPE = re.compile(r"^(\S+) \(\w+\) \[([\d,]*)\]", re.MULTILINE)
 # What reading a checkpoint raises where a file of it is missing, cut off or overwritten.
-_UNREADABLE = (
-    tf.errors.DataLossError,
-    tf.errors.InvalidArgumentError,
-    tf.errors.NotFoundError,
-    tf.errors.OutOfRangeError,
-    ValueError,
-)
+UNREADABLE = (tf.errors.OpError, ValueError, IndexError)
 
 
 def open_checkpoint(path: str):
@@ -35,7 +30,7 @@ def open_checkpoint(path: str):
 def variable_shapes(reader) -> Dict[str, List[int]]:
     """Returns {name: shape} of the variables of a checkpoint that `open_checkpoint` returned.
 
-    TensorFlow 1.15's `get_variable_to_shape_map` never frees the names and shapes it returns.
+    A reader's own `get_variable_to_shape_map` may never free the names and shapes it returns.
     """
     lines = _SHAPE.findall(tf.compat.as_text(reader.debug_string()))
     return {name: [int(size) for size in sizes.split(",") if size] for name, sizes in lines}
@@ -87,7 +82,7 @@ def _problem(path: str, files: Tuple[tuple, ...]) -> Optional[str]:
         reader = tf.train.load_checkpoint(path)
         for name in variable_shapes(reader):
             reader.get_tensor(name)  # Compares the checksum.
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         return f"It is damaged: {_first_line(error)}"
     return None
 
@@ -159,7 +154,7 @@ class CheckedSaver(tf.train.Saver):
         check_restorable(save_path, self._variables_by_name)
         try:
             super().restore(sess, save_path)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             if problem(save_path) is None:  # All of it can be read.
                 raise UserError(
                     f"The checkpoint {save_path} does not fit the network: {_first_line(error)} "
@@ -174,5 +169,4 @@ class CheckedSaver(tf.train.Saver):
 
 
 def _first_line(error: Exception) -> str:
-    message = getattr(error, "message", None) or str(error)
-    return message.strip().splitlines()[0].rstrip(".") + "."
+    return runtime.error_message(error).splitlines()[0].rstrip(".") + "."

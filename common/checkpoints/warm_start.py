@@ -158,7 +158,7 @@ def init_fn(path: str, sources: Dict[tf.Variable, str]) -> Callable:
         reader = reading.open_checkpoint(path)
         try:
             values = {name: reader.get_tensor(name) for name in set(sources.values())}
-        except (tf.errors.OpError, ValueError) as error:
+        except reading.UNREADABLE as error:
             raise UserError(
                 f"--init_checkpoint: {path} is damaged or not all there: {error}. Take another one."
             ) from error

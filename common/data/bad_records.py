@@ -1,10 +1,10 @@
 """Records of a data set that cannot be used: noticed, named, counted, and tolerated or not.
 
-TensorFlow 1.15 can say that decoding failed, but neither for which record, nor without crashing
-where its message quotes bytes that are not UTF-8. So the input pipeline drops what fails
-(tf.data.experimental.ignore_errors), and the records are numbered before they are decoded: a number
-that is missing afterwards is a bad record's, and reading that record once more finds out what is
-wrong with it.
+TensorFlow can say that decoding failed, but neither for which record, nor, in some releases,
+without crashing where its message quotes bytes that are not UTF-8. So the input pipeline drops what
+fails (tf.data.experimental.ignore_errors), and the records are numbered before they are decoded: a
+number that is missing afterwards is a bad record's, and reading that record once more finds out
+what is wrong with it.
 
     bad_records = BadRecords(files, ...)
     records = ...                                  # `bad_records.read(file)` of all files
@@ -20,6 +20,7 @@ from typing import Callable, Dict, NamedTuple, Optional, Sequence
 
 import numpy as np
 
+from common import runtime
 from common.data import tfrecords
 from common.errors import UserError
 from common.runtime import tf
@@ -260,7 +261,7 @@ class BadRecords:
                 if i == index:
                     return self._find_problem(record)
         except tf.errors.DataLossError as error:
-            return f"cannot be read: {error.message}"
+            return f"cannot be read: {runtime.error_message(error)}"
         except (OSError, tf.errors.OpError) as error:
             return f"cannot be read: {error}"
         return "cannot be read"

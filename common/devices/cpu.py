@@ -4,8 +4,8 @@ import os
 from typing import Optional
 
 from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
-from tensorflow.python import pywrap_tensorflow
 
+from common import runtime
 from common.devices.device import Device
 from common.runtime import tf
 
@@ -30,7 +30,7 @@ class Cpu(Device):
         else:
             rewrites.optimizers.append("remap")
             rewrites.meta_optimizer_iterations = RewriterConfig.ONE
-        if pywrap_tensorflow.IsMklEnabled():
+        if runtime.uses_openmp():
             _set_mkl_threads(config)
         return config
 

@@ -1,12 +1,12 @@
-"""Loss scales for the Ascend adapter for TensorFlow 2.6, which has none of its own.
+"""Loss scales for the Ascend adapter `npu_device`, which has none of its own.
 
-They do what the managers of the adapter for TensorFlow 1.15 do (npu_loss_scale_manager.py), with
-variables of the same names, so that a checkpoint of one is read by the other.
+They do what the managers of `npu_bridge` do (npu_loss_scale_manager.py), with variables of the same
+names, so that a checkpoint of one is read by the other.
 """
 
 from common.runtime import tf
 
-# The adapter for TensorFlow 1.15 keeps to the same bounds.
+# `npu_bridge` keeps to the same bounds.
 _SMALLEST, _LARGEST = 1.0, 3.4e38
 
 

@@ -1,7 +1,7 @@
 """The Ascend 910 NPU, or one of several that train together, through Huawei's adapter.
 
-There are two adapters with nearly the same names: `npu_bridge` for TensorFlow 1.15 and
-`npu_device.compat.v1` for TensorFlow 2.6. Importing one changes TensorFlow's sessions, so it is
+There are two adapters with nearly the same names, for an older and a newer TensorFlow: `npu_bridge`
+and `npu_device.compat.v1`. Importing one changes TensorFlow's sessions, so it is
 imported here alone, and only if the NPU was chosen. In what follows, paths are those of the
 adapter's repository, github.com/Ascend/tensorflow, at commit 085a7b2.
 """

@@ -13,6 +13,7 @@ import time
 from tensorflow.python.distribute import distribute_coordinator
 from tensorflow.python.training import monitored_session
 
+from common import runtime
 from common.distribution.cluster import PROBE_SECONDS, Cluster, answers
 from common.errors import UserError
 from common.hooks import interruption
@@ -54,7 +55,7 @@ def training(cluster: Cluster):
 def _lost_message(cluster: Cluster, error: tf.errors.OpError) -> str:
     time.sleep(1.0)  # A process that ends closes its connections one after another.
     gone = [cluster.name(rank) for rank in cluster.others if not answers(cluster.addresses[rank])]
-    reason = _first_words(error.message)
+    reason = _first_words(runtime.error_message(error))
     return f"Lost {', '.join(gone) or 'another process'} ({reason}). {_ADVICE}"
 
 

@@ -33,7 +33,7 @@ import numpy as np
 
 import amoeba_net_model
 import imagenet_input
-from common import files, runtime
+from common import files
 from common.arguments import Parser, integer
 from common.data import allocator, tfrecords
 from common.errors import UserError
@@ -48,7 +48,6 @@ BASELINES = {"training": "naive training", "evaluation": "naive evaluation"}
 
 def main(argv=None):
     options = parse_arguments(argv)
-    runtime.silence_deprecation_warnings()
     tf.logging.set_verbosity(tf.logging.ERROR)
     try:
         if options.worker:

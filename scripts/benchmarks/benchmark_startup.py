@@ -8,8 +8,9 @@ batches of 8 on the CPU, and times its log lines. Without --data_dir it makes TF
 photographs that come with scikit-learn.
 
 The baseline are figures measured with the original TPU implementation (tensorflow/tpu, commit
-7dc921f) under TensorFlow 1.15.0 on 2 CPU cores: 13.7 s to construct the training graph, then
-12.5 s for the first step. They do not include starting Python and importing TensorFlow; ours do.
+7dc921f) with the last TensorFlow that runs it, on 2 CPU cores: 13.7 s to construct the training
+graph, then 12.5 s for the first step. They do not include starting Python and importing TensorFlow;
+ours do.
 """
 
 import argparse

@@ -14,10 +14,10 @@ machine does slows all of them; ratios are medians of the turns' own ratios.
 - eval: the evaluation graph as `--mode=eval` runs it, with moving averages.
 - frozen: the exported frozen graph, with batch normalisation folded into the convolutions.
 
-A runtime is a Python that has the project's requirements, with TensorFlow 1.15 built in some way.
-The first one is the baseline of the others; without --runtime there is the one this runs in. The
-peak is what a large matrix product reaches on the same cores, with the best of the runtimes: what a
-perfect program would.
+A runtime is a Python that has the project's requirements, with some release and build of
+TensorFlow. The first one is the baseline of the others; without --runtime there is the one this
+runs in. The peak is what a large matrix product reaches on the same cores, with the best of the
+runtimes: what a perfect program would.
 """
 
 import argparse

@@ -72,7 +72,9 @@ def make_sheet(
             try:
                 cells = [_fit(session.run(whole, feed), size)]
             except tf.errors.InvalidArgumentError as error:
-                raise UserError(f"Image {i} cannot be decoded: {error.message}") from error
+                raise UserError(
+                    f"Image {i} cannot be decoded: {runtime.error_message(error)}"
+                ) from error
             cells.append(session.run(evaluation, feed))
             cells += [session.run(training, feed) for _ in range(versions)]
             rows.append(np.concatenate([_framed(cell) for cell in cells], axis=1))
@@ -133,7 +135,6 @@ def parse_arguments(argv=None):
 def main(argv=None):
     """Runs the program."""
     options = parse_arguments(argv)
-    runtime.silence_deprecation_warnings()
     tf.logging.set_verbosity(tf.logging.ERROR)
     try:
         sheet = make_sheet(

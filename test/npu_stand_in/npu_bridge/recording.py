@@ -25,7 +25,7 @@ def caller() -> str:
         path = frame.f_code.co_filename
         if "tensorflow_estimator" in path:
             return "Estimator"
-        if not path.startswith(_OWN) and "tensorflow_core" not in path:
+        if not path.startswith(_OWN) and f"{os.sep}tensorflow" not in path:
             return f"{os.path.basename(path)}:{frame.f_code.co_name}"
         frame = frame.f_back
     return "nobody"
