@@ -11,6 +11,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 bash scripts/setup_env.sh
 bin=${VENV:-.venv}/bin
+unset RUNTIME VENV  # Of this environment, not of those that tests make.
 
 "$bin/ruff" check .
 "$bin/ruff" format --check .

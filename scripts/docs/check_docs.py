@@ -34,7 +34,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 _QUICK_START = "bash scripts/quickstart.sh"
 _SHORT_QUICK_START = "bash scripts/quickstart.sh 1 --train_steps=2"
 _NOT_COPIED = shutil.ignore_patterns(
-    ".git", ".venv", ".ruff_cache", "__pycache__", "output", "quickstart_run"
+    ".git", ".venv*", ".ruff_cache", "__pycache__", "output", "quickstart_run"
 )
 _NUMBER = r"\d+(?:\.\d+)?"
 _FILE = r"(?:[\w.-]+/)*[\w.-]+\.(?:py|sh|md|flags|yaml|tsv)"
@@ -222,7 +222,8 @@ def prepare(directory: str, command: str = _SHORT_QUICK_START) -> Repository:
     """
     path = os.path.join(directory, "repository")
     shutil.copytree(ROOT, path, symlinks=True, ignore=_NOT_COPIED)
-    os.symlink(os.path.join(ROOT, ".venv"), os.path.join(path, ".venv"))
+    environment = sys.prefix if sys.prefix != sys.base_prefix else os.path.join(ROOT, ".venv")
+    os.symlink(environment, os.path.join(path, ".venv"))
     status, printed = _bash(command, path)
     if status:
         raise RuntimeError(f"{command}: status {status}. {_end(printed)}")
