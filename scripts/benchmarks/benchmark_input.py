@@ -142,8 +142,11 @@ def naive_preprocessing(
     """A whole uint8 image -> float32 [size, size, 3] in [-1, 1], as the module's docstring says."""
     image = tf.image.convert_image_dtype(image, tf.float32)
     if is_training:
+        seed, seed2 = tf.get_seed(None)  # Not all releases ask for the graph's seed here.
         begin, crop_size, _ = tf.image.sample_distorted_bounding_box(
             tf.shape(image),
+            seed=seed,
+            seed2=seed2,
             bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
             min_object_covered=0.1,
             aspect_ratio_range=(3.0 / 4.0, 4.0 / 3.0),
