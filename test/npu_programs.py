@@ -3,7 +3,6 @@
 As a program it is amoeba_net.py with a network so small that nearly all time goes elsewhere.
 """
 
-import contextlib
 import json
 import os
 from typing import NamedTuple, Optional
@@ -19,7 +18,6 @@ import model_builder
 import network_utils
 from common import files
 from common.devices import rank_table
-from common.hooks import interruption
 from common.runtime import tf
 
 BATCH = 4
@@ -106,9 +104,7 @@ def run(directory, release="current", variables=None, **values):
     """Runs the program with the small network in this process; see `flags` and `installed`."""
     with installed(release, **(variables or {})) as calls, flagsaver.flagsaver():
         amoeba_net.FLAGS(["amoeba_net.py", *flags(str(directory), **values)])
-        # Signals need the main thread, which pytest-xdist does not always run tests in.
-        no_signals = mock.patch.object(interruption.Stopper, "listening", contextlib.nullcontext)
-        with with_small_network(), no_signals:
+        with with_small_network():
             try:
                 amoeba_net.main(["amoeba_net.py"])
             except SystemExit as error:
