@@ -39,7 +39,13 @@ class Stopper:
 
     @contextlib.contextmanager
     def listening(self):
-        """Handles the signals while the body runs; ignored signals stay ignored (nohup)."""
+        """Handles the signals while the body runs; ignored signals stay ignored (nohup).
+
+        Outside the main thread Python lets nobody handle them; then they are left to others.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
         signals = [s for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
         reader, writer = os.pipe()
         os.set_blocking(writer, False)

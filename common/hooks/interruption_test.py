@@ -1,9 +1,10 @@
 """Signals while steps run, before the first one, twice, and to one of several processes."""
 
-import os
+import functools
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 from helpers import ROOT
@@ -42,13 +43,13 @@ with stopper.listening():
 """
 
 
-def _start(*arguments, **environment):
+def _start(*arguments, **options):
     return subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, *arguments],
         cwd=ROOT,
-        env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        **options,
     )
 
 
@@ -86,15 +87,29 @@ def test_second_signal_ends_at_once_even_inside_a_step():
 
 
 def test_signal_that_was_ignored_stays_ignored():
-    old = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        stopper = interruption.Stopper()
-        with stopper.listening():
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.1)
-            assert stopper.name is None
-    finally:
-        signal.signal(signal.SIGINT, old)
+    ignore = functools.partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    process = _start(preexec_fn=ignore)
+    _wait_for(process.stdout, b"step")
+    process.send_signal(signal.SIGINT)
+    for _ in range(3):
+        _wait_for(process.stdout, b"step")
+    process.send_signal(signal.SIGTERM)
+    output, log = process.communicate(timeout=600)
+    assert output.splitlines()[-1].startswith(b"SIGTERM") and b"SIGINT" not in log
+
+
+def test_another_thread_leaves_signals_alone():
+    listened = []
+
+    def listen():
+        with interruption.Stopper().listening() as stopper:
+            listened.append(stopper.name)
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=listen)
+    thread.start()
+    thread.join()
+    assert listened == [None] and signal.getsignal(signal.SIGTERM) == before
 
 
 def test_processes_that_train_together_stop_at_the_same_step(tmp_path):
