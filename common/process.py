@@ -7,6 +7,7 @@ import os
 import sys
 from typing import Optional
 
+from common import runtime
 from common.checkpoints import storage
 from common.distribution import peers
 from common.errors import UserError
@@ -18,6 +19,7 @@ def set_up():
     """Makes TensorFlow log every line once, and build graphs faster."""
     tf.logging.set_verbosity(tf.logging.INFO)
     logging.getLogger("tensorflow").propagate = False  # absl's handler would repeat each line.
+    runtime.log_release()
     # A graph consists of many objects that stay alive. Searching them for garbage takes another
     # fifth.
     gc.set_threshold(100_000)

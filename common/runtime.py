@@ -38,6 +38,13 @@ deprecation._PRINT_DEPRECATION_WARNINGS = False
 tf.disable_v2_behavior()
 
 
+def log_release():
+    """Logs the release, and the setting that the program made for it."""
+    onednn = os.environ["TF_ENABLE_ONEDNN_OPTS"]
+    setting = "" if _IS_V1 else f", TF_ENABLE_ONEDNN_OPTS={onednn}"
+    tf.logging.info("TensorFlow %s%s.", tf.__version__, setting)
+
+
 def uses_openmp() -> bool:
     """Whether this TensorFlow computes on OpenMP's threads, as intel-tensorflow 1.15 does."""
     if not _IS_V1:
