@@ -163,13 +163,15 @@ class AmoebaNetEstimatorModel:
             return self._spec(features, labels, mode)
 
     def _spec(self, features, labels, mode) -> tf.estimator.EstimatorSpec:
-        logits, end_points = model_builder.build_network(
-            features,
-            self.hparams.num_label_classes,
-            is_training=mode == tf.estimator.ModeKeys.TRAIN,
-            hparams=self.hparams,
-        )
-        if mode == tf.estimator.ModeKeys.TRAIN:
+        is_training = mode == tf.estimator.ModeKeys.TRAIN
+        with slim.arg_scope(
+            [network_utils.conv2d, network_utils.separable_conv2d],
+            pointwise_matmul=is_training and self.device.trains_pointwise_as_matmul,
+        ):
+            logits, end_points = model_builder.build_network(
+                features, self.hparams.num_label_classes, is_training, self.hparams
+            )
+        if is_training:
             return self._train_spec(logits, end_points, labels)
         predictions = {
             "classes": tf.argmax(logits, axis=1),

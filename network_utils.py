@@ -84,14 +84,18 @@ def conv2d(
     rate: int = 1,
     padding: str = "SAME",
     data_format: str = NHWC,
+    pointwise_matmul: bool = False,
 ) -> tf.Tensor:
     """Convolution without bias and activation; kernel and stride are (height, width).
 
-    With `rate` > 1 the convolution is dilated and its stride is taken afterwards.
+    With `rate` > 1 the convolution is dilated and its stride is taken afterwards. With
+    `pointwise_matmul` a 1x1 convolution in NHWC is computed as a matrix product.
     """
     with tf.variable_scope(scope):
         shape = [*kernel_size, get_channel_dim(net.shape, data_format), filters]
         weights = _weights("weights", shape)
+        if pointwise_matmul and tuple(kernel_size) == (1, 1) and data_format == NHWC:
+            return _pointwise_product(net[:, :: stride[0], :: stride[1]], weights)
         if rate == 1:
             return tf.nn.conv2d(
                 net, weights, _spatial(stride, data_format), padding, data_format=data_format
@@ -107,6 +111,13 @@ def conv2d(
         )
 
 
+def _pointwise_product(net: tf.Tensor, weights: tf.Variable) -> tf.Tensor:
+    """A 1x1 convolution in NHWC as a matrix product, whose gradient is faster on CPUs."""
+    channels, filters = weights.shape.as_list()[2:]
+    product = tf.matmul(tf.reshape(net, [-1, channels]), tf.reshape(weights, [channels, filters]))
+    return tf.reshape(product, [-1, *net.shape.as_list()[1:3], filters])
+
+
 @slim.add_arg_scope
 def separable_conv2d(
     net: tf.Tensor,
@@ -115,8 +126,12 @@ def separable_conv2d(
     scope: str,
     stride: int = 1,
     data_format: str = NHWC,
+    pointwise_matmul: bool = False,
 ) -> tf.Tensor:
-    """Depthwise convolution (SAME) and 1x1 convolution to `filters`, nothing in between."""
+    """Depthwise convolution (SAME) and 1x1 convolution to `filters`, nothing in between.
+
+    With `pointwise_matmul` the latter is computed as a matrix product in NHWC.
+    """
     with tf.variable_scope(scope):
         channels = get_channel_dim(net.shape, data_format)
         depthwise = _weights("depthwise_weights", [kernel_size, kernel_size, channels, 1])
@@ -124,6 +139,8 @@ def separable_conv2d(
         net = tf.nn.depthwise_conv2d_native(
             net, depthwise, _spatial([stride, stride], data_format), "SAME", data_format=data_format
         )
+        if pointwise_matmul and data_format == NHWC:
+            return _pointwise_product(net, pointwise)
         return tf.nn.conv2d(net, pointwise, [1, 1, 1, 1], "VALID", data_format=data_format)
 
 

@@ -391,3 +391,30 @@ def test_drop_path_is_off_outside_training():
         tf.train.create_global_step()
         cell(tf.ones([2, 8, 8, 8]), "cell", 1.0, 1, None, 0)
     assert not [op for op in tf.get_default_graph().get_operations() if op.type == "RandomUniform"]
+
+
+@pytest.mark.parametrize("stride, size", [(1, 5), (2, 5), (2, 6)])
+@pytest.mark.parametrize("separable", [False, True])
+def test_pointwise_convolution_as_matrix_product(graph, separable, stride, size):
+    """It has the same variables, outputs and gradients as the convolution."""
+    images = tf.random_normal([2, size, size, 3], seed=1)
+
+    def layer(**options):
+        with tf.variable_scope("layer", reuse=tf.AUTO_REUSE):
+            if separable:
+                return network_utils.separable_conv2d(images, 4, 3, "conv", stride, **options)
+            return network_utils.conv2d(
+                images, 4, (1, 1), "conv", stride=(stride, stride), padding="VALID", **options
+            )
+
+    outputs = [layer(), layer(pointwise_matmul=True)]
+    kinds = [output.op.type for output in outputs]
+    assert kinds == ["Conv2D", "Reshape"]
+    sources = [images, *tf.trainable_variables()]
+    assert len(sources) == (3 if separable else 2)
+    gradients = [tf.gradients(tf.square(output), sources) for output in outputs]
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        expected, got = session.run([[o, *g] for o, g in zip(outputs, gradients)])
+    for a, b in zip(expected, got):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)

@@ -17,6 +17,7 @@ import pytest
 import amoeba_net_model
 import inception_preprocessing
 import model_builder
+from common.devices.cpu import Cpu
 from common.runtime import tf
 
 _GOLDEN = os.path.join(os.path.dirname(os.path.abspath(__file__)), "golden")
@@ -101,15 +102,19 @@ def golden(request):
     return _load(f"{request.param}.json")
 
 
-@pytest.fixture(scope="module")
-def training(golden):
+class _CpuWithConvolutions(Cpu):
+    trains_pointwise_as_matmul = False
+
+
+@pytest.fixture(scope="module", params=[Cpu, _CpuWithConvolutions])
+def training(golden, request):
     """What the golden runs recorded of training, measured with one graph of ours."""
     hparams = _hparams(golden)
     images, labels = _inputs(hparams)
     measured = {}
     with tf.Graph().as_default(), tf.Session() as session:
         tf.train.get_or_create_global_step()
-        model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, model_dir=None)
+        model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, None, request.param())
         spec = model.model_fn(tf.constant(images), tf.constant(labels), tf.estimator.ModeKeys.TRAIN)
         measured["variables"] = [
             [v.op.name, v.shape.as_list(), v in tf.trainable_variables()]

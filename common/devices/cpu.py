@@ -18,6 +18,7 @@ class Cpu(Device):
 
     name = "cpu"
     data_formats = ("NHWC",)
+    trains_pointwise_as_matmul = True
 
     def session_config(self, training=False):
         config = tf.ConfigProto(allow_soft_placement=True)

@@ -21,6 +21,7 @@ class Device:
         rank: number of this process among those that train together, from 0.
         gate_gradients: how `compute_gradients` orders gradients and updates.
         data_formats: the orders of axes that convolutions can have.
+        trains_pointwise_as_matmul: whether 1x1 convolutions train faster as matrix products.
         skips_steps: whether the wrapped optimizer skips steps whose gradients overflow.
             `global_step` does not advance then, and nothing else may move.
         steps_per_run: steps of one run of the session.
@@ -37,6 +38,7 @@ class Device:
     # Resource variables need no gate, and without one an update starts when its gradient is there.
     gate_gradients = tf.train.Optimizer.GATE_NONE
     data_formats: Tuple[str, ...] = ("NHWC", "NCHW")
+    trains_pointwise_as_matmul = False
     skips_steps = False
     steps_per_run = 1
     loss_scale_variable: Optional[str] = None
