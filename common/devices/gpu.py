@@ -36,8 +36,8 @@ class Gpu(Device):
         if not is_there():
             raise UserError(
                 "--accelerator=gpu: TensorFlow sees no GPU; it needs one, its driver, and CUDA's "
-                "libraries (RUNTIME=2.15 GPU=1 bash scripts/setup_env.sh). Use --accelerator=cpu "
-                "to run on the CPU."
+                "libraries (GPU=1 bash scripts/setup_env.sh). Use --accelerator=cpu to run on the "
+                "CPU."
             )
         super().__init__(options, cluster)
         mode = options.precision_mode
