@@ -14,6 +14,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${VENV:-$root/.venv}
 runtime=${RUNTIME:-}
+needs="TensorFlow 1.15 needs Python 3.7, TensorFlow 2.15 needs 3.9, 3.10 or 3.11"
 gpu=${GPU:-}
 
 fail() {
@@ -75,8 +76,8 @@ find_python() {
   local python3=
   command -v python3 >/dev/null && python3=" python3 on PATH is $(python3 -V 2>&1)."
   cat >&2 <<HELP
-setup_env.sh: no Python found that TensorFlow ${runtime:-1.15 or 2.15} runs on: TensorFlow 1.15 needs Python 3.7,
-TensorFlow 2.15 needs 3.9, 3.10 or 3.11, with venv (Debian: apt-get install python3-venv).$python3
+setup_env.sh: no Python found that TensorFlow ${runtime:-1.15 or 2.15} runs on:
+$needs, with venv (Debian: apt-get install python3-venv).$python3
 Install one with one of
   curl -LsSf https://astral.sh/uv/install.sh | sh && uv python install $wanted
   pyenv install $wanted
@@ -103,7 +104,7 @@ check() {
     local found
     found=$(version_of "$PYTHON" || true)
     fail "PYTHON=$PYTHON is ${found:+Python }${found:-not a Python with venv}:" \
-      "TensorFlow 1.15 needs Python 3.7, TensorFlow 2.15 needs 3.9, 3.10 or 3.11${runtime:+ (RUNTIME=$runtime)}."
+      "$needs${runtime:+ (RUNTIME=$runtime)}."
   fi
 }
 

@@ -20,7 +20,7 @@ def open_checkpoint(path: str):
     """Returns a reader of the checkpoint with this prefix (`model.ckpt-1000`, no `.index`)."""
     try:
         return tf.train.load_checkpoint(path)
-    except (tf.errors.OpError, ValueError) as error:
+    except UNREADABLE as error:
         raise UserError(
             f"Cannot read a checkpoint at {path}: {_first_line(error)} "
             "Expected a path like <model_dir>/model.ckpt-1000."
