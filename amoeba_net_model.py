@@ -2,6 +2,7 @@
 
 from typing import Callable, Dict, Optional, Tuple
 
+import activation_maps
 import model_builder
 import network_utils
 from common import results
@@ -137,12 +138,20 @@ class AmoebaNetEstimatorModel:
         hparams: see `build_hparams`.
         model_dir: where checkpoints are; a resumed training is checked against the latest.
         device: the device to train on; None for TensorFlow's own.
+        explains: whether predictions have `activation_maps.explanation` as well.
     """
 
-    def __init__(self, hparams: HParams, model_dir: str, device: Optional[Device] = None):
+    def __init__(
+        self,
+        hparams: HParams,
+        model_dir: str,
+        device: Optional[Device] = None,
+        explains: bool = False,
+    ):
         self.hparams = hparams
         self.model_dir = model_dir
         self.device = device or Cpu()
+        self.explains = explains
 
     def model_fn(self, features, labels, mode, params=None) -> tf.estimator.EstimatorSpec:
         """Builds the graph of one mode.
@@ -179,6 +188,8 @@ class AmoebaNetEstimatorModel:
             "logits": logits,
         }
         if mode == tf.estimator.ModeKeys.PREDICT:
+            if self.explains:
+                predictions.update(activation_maps.explanation(end_points, self.hparams))
             return tf.estimator.EstimatorSpec(
                 mode, predictions=predictions, scaffold=self._averages_scaffold()
             )

@@ -36,8 +36,9 @@ def build_network(
         hparams: `amoeba_net_model.build_hparams` documents them.
 
     Returns:
-        Logits [batch, num_classes], and the end points: one for each cell, 'global_pool'
-        [batch, features], 'logits', 'predictions' (probabilities) and, in training, 'aux_logits'.
+        Logits [batch, num_classes], and the end points: one for each cell, 'feature_maps' (what
+        'global_pool' averages), 'global_pool' [batch, features], 'logits', 'predictions'
+        (probabilities) and, in training, 'aux_logits'.
     """
     end_points = {}
     logits = None
@@ -47,7 +48,8 @@ def build_network(
         net = end_points["stem"] = _build_stem(net, hparams)
         net = _build_cells(net, num_classes, is_training, hparams, end_points)
         with tf.variable_scope("final_layer"):
-            net = network_utils.global_avg_pool(tf.nn.relu(net))
+            end_points["feature_maps"] = net = tf.nn.relu(net)
+            net = network_utils.global_avg_pool(net)
             end_points["global_pool"] = net = tf.identity(net, "global_pool")
             if num_classes is not None:
                 if is_training and hparams.dense_dropout_keep_prob < 1.0:
@@ -57,6 +59,12 @@ def build_network(
         end_points["logits"] = logits
         end_points["predictions"] = tf.nn.softmax(logits, name="predictions")
     return logits, end_points
+
+
+def classifier_weights() -> tf.Variable:
+    """The weights [features, classes] that the network in the graph makes logits with."""
+    with tf.variable_scope("final_layer/FC", reuse=True):
+        return tf.get_variable("weights")
 
 
 def _layer_settings(is_training: bool, hparams: HParams):

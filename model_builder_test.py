@@ -41,8 +41,8 @@ def test_end_points():
     logits, end_points = _build(hparams)
     assert set(end_points) == {
         *["stem", "cell_stem_0", "cell_stem_1", "cell_0", "reduction_cell_0", "cell_1"],
-        *["reduction_cell_1", "cell_2", "cell_3", "aux_logits", "global_pool", "logits"],
-        "predictions",
+        *["reduction_cell_1", "cell_2", "cell_3", "aux_logits", "feature_maps", "global_pool"],
+        *["logits", "predictions"],
     }
     assert end_points["predictions"].op.name == "predictions"
     for name, size in [("stem", 33), ("cell_stem_1", 9), ("cell_1", 5), ("cell_3", 3)]:

@@ -24,6 +24,7 @@ FORMATS = ("saved_model", "frozen_graph")
 # Names users of the exported models write down.
 INPUT_KEY = "input"
 IMAGES_SIGNATURE = "images"
+EXPLAIN_SIGNATURE = "explain"
 FROZEN_GRAPH = "frozen_graph.pb"
 FROZEN_INPUT = "input"
 FROZEN_OUTPUT = "predictions"
@@ -53,7 +54,10 @@ def export_saved_model(
 
     Signature `serving_default` takes `input`, a [batch] of encoded images of any size; signature
     `images` takes `images`, preprocessed float32 [batch, size, size, 3] in [-1, 1]. Both give
-    `classes` int64 [batch], `probabilities` and `logits` float32 [batch, classes].
+    `classes` int64 [batch], `probabilities` and `logits` float32 [batch, classes]. Signature
+    `explain` takes `input` and gives `classes` int64 [batch, k], the most probable first,
+    `probabilities` float32 [batch, k], and `maps` float32 [batch, k, h, w]: see
+    `activation_maps.explanation`.
 
     Args:
         checkpoint: prefix of the checkpoint.
@@ -101,7 +105,12 @@ def _write_saved_model(checkpoint, hparams, path, labels):
             )
         # Either signature feeds one of the two; the network is there once.
         images = tf.placeholder_with_default(images, [None, size, size, 3], name="images")
-        outputs = _restored_predictions(checkpoint, hparams, images, sess)
+        outputs = _restored_predictions(checkpoint, hparams, images, sess, explains=True)
+        explanation = {
+            "classes": outputs.pop("top_classes"),
+            "probabilities": outputs.pop("top_probabilities"),
+            "maps": outputs.pop("maps"),
+        }
         add_asset(assets, tfrecords.LABELS, labels)
         builder = tf.saved_model.Builder(path)
         builder.add_meta_graph_and_variables(
@@ -112,6 +121,9 @@ def _write_saved_model(checkpoint, hparams, path, labels):
                     tf.saved_model.predict_signature_def({INPUT_KEY: encoded}, outputs)
                 ),
                 IMAGES_SIGNATURE: tf.saved_model.predict_signature_def({"images": images}, outputs),
+                EXPLAIN_SIGNATURE: tf.saved_model.predict_signature_def(
+                    {INPUT_KEY: encoded}, explanation
+                ),
             },
             assets_collection=tf.get_collection(tf.GraphKeys.ASSET_FILEPATHS),
             strip_default_attrs=True,
@@ -120,11 +132,11 @@ def _write_saved_model(checkpoint, hparams, path, labels):
     runtime.drop_new_attributes_of_saved_model(path)
 
 
-def _restored_predictions(checkpoint, hparams, images, sess):
+def _restored_predictions(checkpoint, hparams, images, sess, explains=False):
     """Adds the network to the graph and restores it: {name: tensor} of its answers."""
     # As the Estimator does it: otherwise drop path, which asks for the step, makes one of its own.
     tf.train.get_or_create_global_step()
-    model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, model_dir=None)
+    model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, model_dir=None, explains=explains)
     spec = model.model_fn(images, None, tf.estimator.ModeKeys.PREDICT)
     spec.scaffold.saver.restore(sess, checkpoint)
     return spec.predictions

@@ -111,6 +111,24 @@ def test_saved_model_answers_as_evaluation(tiny_model, saved_model, evaluation):
             )
 
 
+def test_saved_model_explains(tiny_model, saved_model, evaluation):
+    answers = saved_model("explain", input=tiny_model.images)
+    assert set(answers) == {"classes", "probabilities", "maps"}
+    classes, maps = answers["classes"], answers["maps"]
+    assert classes.dtype == np.int64 and maps.dtype == np.float32
+    assert classes.shape == maps.shape[:2] == (len(tiny_model.images), 5)
+    expected = np.sort(evaluation["probabilities"])[:, :-6:-1]
+    np.testing.assert_allclose(answers["probabilities"], expected, atol=_TOLERANCE)
+    of_classes = np.take_along_axis(evaluation["probabilities"], classes, axis=1)
+    np.testing.assert_allclose(of_classes, expected, atol=_TOLERANCE)
+    # The mean of each map is the logit, but for the bias, which a class has in every image.
+    logits = np.take_along_axis(evaluation["logits"], classes, axis=1)
+    biases = logits - maps.mean(axis=(2, 3))
+    assert np.abs(maps).max() > 0.1
+    for label in np.unique(classes):
+        assert np.ptp(biases[classes == label]) < _TOLERANCE
+
+
 def test_saved_model_has_the_labels(tiny_model, saved_model_dir):
     path = os.path.join(saved_model_dir, "assets", "labels.txt")
     with open(path) as file, open(os.path.join(tiny_model.data_dir, "labels.txt")) as expected:
