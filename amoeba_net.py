@@ -58,7 +58,7 @@ _string("export_dir", "Directory to export the model to. Every mode exports when
 flags.DEFINE_list(
     "export_format",
     list(_DEFAULTS["export_format"]),
-    "Formats to export: saved_model, frozen_graph, or both.",
+    "Formats to export: one or more of saved_model, frozen_graph, and onnx.",
 )
 _multi_string(
     "image_paths", "Files, directories, or patterns of the images that predict classifies."

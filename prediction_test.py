@@ -188,12 +188,14 @@ def test_program_exports(tiny_model, tmp_path):
         f"--checkpoint_path={tiny_model.checkpoint}",
         f"--data_dir={tiny_model.data_dir}",
         f"--export_dir={tmp_path}",
-        "--export_format=saved_model,frozen_graph",
+        "--export_format=saved_model,frozen_graph,onnx",
         "--add_warmup_requests",
         status=0,
     )
     *files, version = sorted(os.listdir(str(tmp_path)), key=str.isdigit)
-    assert set(files) == {"atc.sh", "frozen_graph.pb", "labels.txt"}
+    assert set(files) == {
+        *("atc.sh", "frozen_graph.pb", "labels.txt", "amoeba_net.onnx", "atc_onnx.sh")
+    }
     assert os.path.exists(str(tmp_path / version / "assets.extra" / "tf_serving_warmup_requests"))
 
 

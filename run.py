@@ -237,6 +237,8 @@ class Run:
             )
         if "frozen_graph" in self.options.export_format:
             serving.export_frozen_graph(*args)
+        if "onnx" in self.options.export_format:
+            serving.export_onnx(*args)
 
     # Steps of a mode -----------------------------------------------------------------------------
 

@@ -1,25 +1,27 @@
-"""From a checkpoint to what others run: a SavedModel, a frozen graph.
+"""From a checkpoint to what others run: a SavedModel, a frozen graph, an ONNX model.
 
-Both hold the moving averages of the checkpoint at hand, or its weights where training kept no
+All hold the moving averages of the checkpoint at hand, or its weights where training kept no
 averages, and answer as evaluation does. They are made on the CPU, from any checkpoint.
 """
 
+import json
 import os
 import re
 import tempfile
 import time
-from typing import Sequence
+from typing import Dict, Sequence, Tuple
 
 import amoeba_net_model
 import inception_preprocessing
-from common import files, runtime
+from common import files, onnx_model, runtime
 from common.batch_norm_folding import fold_batch_norms
+from common.checkpoints import reading
 from common.data import tfrecords
 from common.devices.cpu import CpuSession
 from common.hparams import HParams
 from common.runtime import tf
 
-FORMATS = ("saved_model", "frozen_graph")
+FORMATS = ("saved_model", "frozen_graph", "onnx")
 
 # Names users of the exported models write down.
 INPUT_KEY = "input"
@@ -28,8 +30,17 @@ EXPLAIN_SIGNATURE = "explain"
 FROZEN_GRAPH = "frozen_graph.pb"
 FROZEN_INPUT = "input"
 FROZEN_OUTPUT = "predictions"
+ONNX_MODEL = "amoeba_net.onnx"
+ONNX_OUTPUTS = ("probabilities", "logits", "classes")
 ATC_SCRIPT = "atc.sh"
+ONNX_ATC_SCRIPT = "atc_onnx.sh"
 _ATC_TEMPLATE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "scripts", ATC_SCRIPT)
+
+# What the input of an ONNX model is, for those who have only the model.
+_PREPROCESSING = (
+    "RGB; the central 0.875 of the height and of the width, resized to image_size x image_size "
+    "(bilinear, no smoothing), pixels / 127.5 - 1; float32 [batch, height, width, 3]"
+)
 
 
 def inference_hparams(hparams: HParams) -> HParams:
@@ -153,7 +164,7 @@ def _text(lines: Sequence[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-# Frozen graph ------------------------------------------------------------------------------------
+# Frozen graph and ONNX ---------------------------------------------------------------------------
 
 
 def export_frozen_graph(
@@ -169,16 +180,63 @@ def export_frozen_graph(
     Raises:
         UserError: the checkpoint cannot be read, or is another network's.
     """
-    graph_def = freeze(checkpoint, hparams)
+    data = freeze(checkpoint, hparams).SerializeToString()
+    _write_labels_and_script(export_dir, labels, ATC_SCRIPT, image_size=hparams.image_size)
+    path = os.path.join(export_dir, FROZEN_GRAPH)
+    files.write_bytes(path, data)
+    tf.logging.info("Frozen graph of %s: %s", checkpoint, path)
+    return path
+
+
+def export_onnx(checkpoint: str, hparams: HParams, export_dir: str, labels: Sequence[str]) -> str:
+    """Writes amoeba_net.onnx, labels.txt, and the script that makes an Ascend offline model.
+
+    The model takes `input`, as the frozen graph does, and gives `probabilities` and `logits`,
+    float32 [batch, classes], and `classes`, int64 [batch]. Its metadata are `class_names` (a JSON
+    list), `image_size`, `global_step`, and `preprocessing`, a sentence.
+
+    Args: see `export_saved_model`.
+
+    Returns:
+        The path of amoeba_net.onnx.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or is another network's.
+    """
+    graph_def, tensors = _freeze(checkpoint, hparams, ONNX_OUTPUTS)
+    metadata = {
+        "class_names": json.dumps(list(labels), ensure_ascii=False),
+        "image_size": str(hparams.image_size),
+        "global_step": str(reading.global_step(checkpoint)),
+        "preprocessing": _PREPROCESSING,
+    }
+    data = onnx_model.convert(
+        graph_def, "amoeba_net", {FROZEN_INPUT: f"{FROZEN_INPUT}:0"}, tensors, metadata
+    )
+    _write_labels_and_script(
+        export_dir,
+        labels,
+        ONNX_ATC_SCRIPT,
+        image_size=hparams.image_size,
+        model=ONNX_MODEL,
+        framework=5,
+        input_format="ND",  # There is no NHWC for ONNX.
+    )
+    path = os.path.join(export_dir, ONNX_MODEL)
+    files.write_bytes(path, data)
+    tf.logging.info("ONNX model of %s: %s", checkpoint, path)
+    return path
+
+
+def _write_labels_and_script(export_dir: str, labels: Sequence[str], name: str, **settings):
+    """Writes labels.txt, and scripts/atc.sh as `name` with other settings at its beginning."""
     tf.io.gfile.makedirs(export_dir)
     files.write_text(os.path.join(export_dir, tfrecords.LABELS), _text(labels))
     with open(_ATC_TEMPLATE, encoding="utf-8") as file:
-        script = re.sub(r"(?m)^image_size=.*$", f"image_size={hparams.image_size}", file.read())
-    files.write_text(os.path.join(export_dir, ATC_SCRIPT), script)
-    path = os.path.join(export_dir, FROZEN_GRAPH)
-    files.write_bytes(path, graph_def.SerializeToString())
-    tf.logging.info("Frozen graph of %s: %s", checkpoint, path)
-    return path
+        script = file.read()
+    for key, value in settings.items():
+        script = re.sub(rf"(?m)^{key}=.*$", f"{key}={value}", script)
+    files.write_text(os.path.join(export_dir, name), script)
 
 
 def freeze(checkpoint: str, hparams: HParams) -> tf.GraphDef:
@@ -187,13 +245,20 @@ def freeze(checkpoint: str, hparams: HParams) -> tf.GraphDef:
     Input node `input`: preprocessed float32 [batch, size, size, 3] in [-1, 1]. Output node
     `predictions`: probabilities, float32 [batch, classes].
     """
+    return _freeze(checkpoint, hparams, ["probabilities"])[0]
+
+
+def _freeze(
+    checkpoint: str, hparams: HParams, outputs: Sequence[str]
+) -> Tuple[tf.GraphDef, Dict[str, str]]:
+    """The frozen graph of some of the network's answers, and the names of their tensors."""
     hparams = inference_hparams(hparams)
     size = hparams.image_size
     with tf.Graph().as_default() as graph, CpuSession() as sess:
         images = tf.placeholder(tf.float32, [None, size, size, 3], name=FROZEN_INPUT)
-        _restored_predictions(checkpoint, hparams, images, sess)
-        graph_def = tf.graph_util.convert_variables_to_constants(
-            sess, graph.as_graph_def(), [FROZEN_OUTPUT]
-        )
+        answers = _restored_predictions(checkpoint, hparams, images, sess)
+        nodes = [answers[key].op.name for key in outputs]
+        graph_def = tf.graph_util.convert_variables_to_constants(sess, graph.as_graph_def(), nodes)
         runtime.drop_new_attributes(graph_def)
-    return fold_batch_norms(tf.graph_util.remove_training_nodes(graph_def, [FROZEN_OUTPUT]))
+    graph_def = fold_batch_norms(tf.graph_util.remove_training_nodes(graph_def, nodes))
+    return graph_def, {key: answers[key].name for key in outputs}

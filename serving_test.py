@@ -1,5 +1,6 @@
 """Exported models answer as evaluation does, example by example."""
 
+import json
 import os
 import stat
 import subprocess
@@ -11,7 +12,7 @@ from helpers import write_random_checkpoint
 
 import amoeba_net_model
 import serving
-from common import inference_warmup
+from common import files, inference_warmup
 from common.data.class_names import class_names
 from common.errors import UserError
 from common.runtime import tf
@@ -27,6 +28,7 @@ def export_dir(tiny_model, tmp_path_factory):
     args = (tiny_model.checkpoint, tiny_model.hparams, directory, labels)
     serving.export_saved_model(*args, warmup_batch_sizes=[1, 3], model_name="tiny")
     serving.export_frozen_graph(*args)
+    serving.export_onnx(*args)
     return directory
 
 
@@ -198,13 +200,20 @@ def test_frozen_graph_has_inference_nodes_only(export_dir):
     }
 
 
-def test_atc_script(export_dir, tmp_path):
+@pytest.mark.parametrize(
+    "script, model, framework, input_format",
+    [
+        (serving.ATC_SCRIPT, serving.FROZEN_GRAPH, 3, "NHWC"),
+        (serving.ONNX_ATC_SCRIPT, serving.ONNX_MODEL, 5, "ND"),
+    ],
+)
+def test_atc_scripts(export_dir, tmp_path, script, model, framework, input_format):
     atc = tmp_path / "atc"
     atc.write_text('#!/bin/sh\necho "$(pwd)" "$@"\n')
     atc.chmod(atc.stat().st_mode | stat.S_IXUSR)
     path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
     said = subprocess.run(
-        ["bash", os.path.join(export_dir, serving.ATC_SCRIPT), "8"],
+        ["bash", os.path.join(export_dir, script), "8"],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
@@ -212,10 +221,11 @@ def test_atc_script(export_dir, tmp_path):
     ).stdout
     assert said.split() == [
         export_dir,
-        *("--model=frozen_graph.pb", "--framework=3", "--output=amoeba_net_bs8"),
-        *("--soc_version=Ascend310", "--input_format=NHWC", "--input_shape=input:8,40,40,3"),
-        *("--out_nodes=predictions:0", "--output_type=FP32"),
+        *(f"--model={model}", f"--framework={framework}", "--output=amoeba_net_bs8"),
+        *("--soc_version=Ascend310", f"--input_format={input_format}"),
+        *("--input_shape=input:8,40,40,3", "--out_nodes=predictions:0", "--output_type=FP32"),
     ]
+    assert os.path.exists(os.path.join(export_dir, model))
 
 
 def test_folding_of_separable_convolutions(tiny_model, tmp_path):
@@ -238,20 +248,59 @@ def test_folding_of_separable_convolutions(tiny_model, tmp_path):
     np.testing.assert_allclose(run_frozen(path, images), expected, atol=_TOLERANCE)
 
 
-def test_frozen_graph_in_onnxruntime(export_dir, evaluation, tmp_path):
+@pytest.fixture(scope="module")
+def onnx_session(export_dir):
     import onnxruntime
 
-    path = str(tmp_path / "model.onnx")
-    subprocess.run(
-        [sys.executable, "-m", "tf2onnx.convert", "--opset=13", "--output", path]
-        + ["--graphdef", os.path.join(export_dir, serving.FROZEN_GRAPH)]
-        + ["--inputs=input:0", "--outputs=predictions:0"],
-        check=True,
-        stderr=subprocess.DEVNULL,
-    )
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (probabilities,) = session.run(["predictions:0"], {"input:0": evaluation["images"]})
-    np.testing.assert_allclose(probabilities, evaluation["probabilities"], atol=_TOLERANCE)
+    path = os.path.join(export_dir, serving.ONNX_MODEL)
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_onnx_answers_as_evaluation(onnx_session, evaluation, batch_size):
+    keys = [output.name for output in onnx_session.get_outputs()]
+    assert keys == list(serving.ONNX_OUTPUTS)
+    for start in range(0, 60, batch_size):
+        batch = slice(start, start + batch_size)
+        answers = onnx_session.run(None, {"input": evaluation["images"][batch]})
+        for key, answer in zip(keys, answers):
+            assert answer.dtype == evaluation[key].dtype
+            np.testing.assert_allclose(answer, evaluation[key][batch], atol=_TOLERANCE)
+
+
+def test_onnx_describes_itself(tiny_model, onnx_session, export_dir):
+    import onnx
+
+    described = onnx_session.get_modelmeta().custom_metadata_map
+    names = class_names(tiny_model.data_dir, 11)
+    assert json.loads(described["class_names"]) == names
+    assert described["image_size"] == "40" and described["global_step"] == "7"
+    assert "0.875" in described["preprocessing"]
+    (images,) = onnx_session.get_inputs()
+    shapes = [images.shape, *(output.shape for output in onnx_session.get_outputs())]
+    assert shapes == [["batch", 40, 40, 3], ["batch", 11], ["batch", 11], ["batch"]]
+    nodes = onnx.load(os.path.join(export_dir, serving.ONNX_MODEL)).graph.node
+    # What the script for atc names; and images are transposed once, when they come in.
+    (probabilities,) = (node for node in nodes if "probabilities" in node.output)
+    assert probabilities.name == "predictions"
+    assert [node.input[0] for node in nodes if node.op_type == "Transpose"] == ["input"]
+
+
+def test_failed_onnx_export_leaves_the_old_model(tiny_model, tmp_path, monkeypatch):
+    path = tmp_path / serving.ONNX_MODEL
+    path.write_bytes(b"old")
+    move = os.replace
+
+    def move_or_fail(source, target):
+        if target == str(path):
+            raise OSError(28, "No space left on device", target)
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", move_or_fail)
+    with pytest.raises(OSError, match="No space left"):
+        serving.export_onnx(tiny_model.checkpoint, tiny_model.hparams, str(tmp_path), ["a"] * 11)
+    assert path.read_bytes() == b"old"
+    assert not any(files.is_temporary(name) for name in os.listdir(str(tmp_path)))
 
 
 def test_another_architecture(tiny_model, tmp_path):

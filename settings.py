@@ -15,7 +15,7 @@ import amoeba_net_model
 import imagenet_input
 import model_builder
 import serving
-from common import files
+from common import files, onnx_model
 from common.checkpoints import selection
 from common.data.tfrecords import read_dataset_info
 from common.devices import choosing
@@ -252,9 +252,12 @@ def _check_image_size(hparams: HParams, trains: bool):
 def _check_export(run: RunOptions):
     formats = ",".join(run.export_format)
     if not formats or not set(run.export_format) <= set(serving.FORMATS):
-        raise UserError(f"--export_format={formats}: expected {' or '.join(serving.FORMATS)}.")
+        legal = f"{', '.join(serving.FORMATS[:-1])}, or {serving.FORMATS[-1]}"
+        raise UserError(f"--export_format={formats}: expected {legal}.")
     if run.mode == "export" and not run.export_dir:
         raise UserError("--export_dir is missing: the directory to export the model to.")
+    if run.export_dir and "onnx" in run.export_format:
+        onnx_model.check_installed(f"--export_format={formats}")
     if run.add_warmup_requests and not (run.export_dir and "saved_model" in formats):
         raise UserError("--add_warmup_requests needs --export_dir and --export_format=saved_model.")
 

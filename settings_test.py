@@ -1,6 +1,7 @@
 """Flags as settings: each is in one place, and a wrong one is named before a graph is built."""
 
 import glob
+import importlib.util
 import os
 import re
 
@@ -172,8 +173,11 @@ def test_an_export_runs_on_the_cpu():
             "--synthetic_data.",
         ),
         (["--mode=export"], "--export_dir is missing: the directory to export the model to."),
-        (["--export_format=onnx"], "--export_format=onnx: expected saved_model or frozen_graph."),
-        (["--export_format="], "--export_format=: expected saved_model or frozen_graph."),
+        (
+            ["--export_format=onnx,tflite"],
+            "--export_format=onnx,tflite: expected saved_model, frozen_graph, or onnx.",
+        ),
+        (["--export_format="], "--export_format=: expected saved_model, frozen_graph, or onnx."),
         (
             ["--add_warmup_requests", "--export_dir=x", "--export_format=frozen_graph"],
             "--add_warmup_requests needs --export_dir and --export_format=saved_model.",
@@ -221,6 +225,14 @@ def test_wrong_values(arguments, message, data_dir, tmp_path):
     with pytest.raises(UserError, match="^" + re.escape(message.format(**places))) as error:
         settings.prepare(found)
     assert "\n" not in str(error.value)
+
+
+def test_onnx_export_needs_tf2onnx_before_training(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    wanted = [f"--data_dir={data_dir}", f"--model_dir={tmp_path}/m", "--export_format=onnx"]
+    with pytest.raises(UserError, match=r"^--export_format=onnx needs tf2onnx and onnx, which"):
+        settings.prepare(_from_flags(*_GIVEN, *wanted, f"--export_dir={tmp_path}"))
+    settings.prepare(_from_flags(*_GIVEN, *wanted))  # Nothing is exported.
 
 
 def test_an_evaluator_needs_no_training_files(data_dir, tmp_path, monkeypatch):

@@ -1,20 +1,23 @@
 #!/usr/bin/env bash
-# Makes an offline model for Ascend inference cards of frozen_graph.pb; needs CANN's atc.
+# Makes an offline model for Ascend inference cards of an exported one; needs CANN's atc.
 #
 #   bash atc.sh [BATCH_SIZE [SOC_VERSION]]
 #
-# An export with --export_format=frozen_graph has a copy of this script beside the graph, with the
-# image size of its network.
+# An export with --export_format=frozen_graph or onnx has a copy of this script beside the model,
+# with the settings that belong to it.
 set -euo pipefail
 image_size=224
+model=frozen_graph.pb
+framework=3
+input_format=NHWC
 
 if ! command -v atc >/dev/null; then
-  echo "atc.sh: there is no atc on PATH: source CANN's set_env.sh first." >&2
+  echo "${BASH_SOURCE[0]##*/}: there is no atc on PATH: source CANN's set_env.sh first." >&2
   exit 1
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")"
 batch=${1:-64}
-atc --model=frozen_graph.pb --framework=3 --output="amoeba_net_bs$batch" \
-  --soc_version="${2:-Ascend310}" --input_format=NHWC \
+atc --model="$model" --framework="$framework" --output="amoeba_net_bs$batch" \
+  --soc_version="${2:-Ascend310}" --input_format="$input_format" \
   --input_shape="input:$batch,$image_size,$image_size,3" --out_nodes="predictions:0" \
   --output_type=FP32
