@@ -173,8 +173,13 @@ class AmoebaNetEstimatorModel:
 
     def _spec(self, features, labels, mode) -> tf.estimator.EstimatorSpec:
         is_training = mode == tf.estimator.ModeKeys.TRAIN
+        layers = [
+            network_utils.conv2d,
+            network_utils.separable_conv2d,
+            network_utils.factorized_reduction,
+        ]
         with slim.arg_scope(
-            [network_utils.conv2d, network_utils.separable_conv2d],
+            layers,
             pointwise_matmul=is_training and self.device.trains_pointwise_as_matmul,
         ):
             logits, end_points = model_builder.build_network(

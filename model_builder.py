@@ -48,7 +48,7 @@ def build_network(
         net = end_points["stem"] = _build_stem(net, hparams)
         net = _build_cells(net, num_classes, is_training, hparams, end_points)
         with tf.variable_scope("final_layer"):
-            end_points["feature_maps"] = net = tf.nn.relu(net)
+            end_points["feature_maps"] = net = network_utils.relu(net)
             net = network_utils.global_avg_pool(net)
             end_points["global_pool"] = net = tf.identity(net, "global_pool")
             if num_classes is not None:
@@ -191,13 +191,13 @@ def _build_aux_head(net, num_classes, hparams) -> tf.Tensor:
     """The auxiliary classifier: [batch, num_classes] logits from an inner layer."""
     scaling = hparams.aux_scaling
     with tf.variable_scope("aux_logits"):
-        net = network_utils.pool2d(tf.nn.relu(net), "avg", 5, stride=3, padding="VALID")
+        net = network_utils.pool2d(network_utils.relu(net), "avg", 5, stride=3, padding="VALID")
         net = network_utils.conv2d(net, int(128 * scaling), (1, 1), "proj")
-        net = tf.nn.relu(network_utils.batch_norm(net, "aux_bn0"))
+        net = network_utils.relu(network_utils.batch_norm(net, "aux_bn0"))
         spatial = [1, 2] if hparams.data_format == "NHWC" else [2, 3]
         size = [net.shape[axis].value for axis in spatial]
         net = network_utils.conv2d(net, int(768 * scaling), size, "Conv", padding="VALID")
-        net = tf.nn.relu(network_utils.batch_norm(net, "aux_bn1"))
+        net = network_utils.relu(network_utils.batch_norm(net, "aux_bn1"))
         return network_utils.fully_connected(tf.squeeze(net, spatial), num_classes)
 
 

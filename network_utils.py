@@ -94,8 +94,10 @@ def conv2d(
     with tf.variable_scope(scope):
         shape = [*kernel_size, get_channel_dim(net.shape, data_format), filters]
         weights = _weights("weights", shape)
-        if pointwise_matmul and tuple(kernel_size) == (1, 1) and data_format == NHWC:
-            return _pointwise_product(net[:, :: stride[0], :: stride[1]], weights)
+        if pointwise_matmul and _is_pointwise(kernel_size, stride) and data_format == NHWC:
+            if tuple(stride) == (2, 2):
+                net = _every_second_pixel(net)
+            return _pointwise_product(net, weights)
         if rate == 1:
             return tf.nn.conv2d(
                 net, weights, _spatial(stride, data_format), padding, data_format=data_format
@@ -109,6 +111,25 @@ def conv2d(
         return tf.strided_slice(
             net, [0] * 4, tf.shape(net), _spatial(stride, data_format), name="subsample"
         )
+
+
+def _is_pointwise(kernel_size: Sequence[int], stride: Sequence[int]) -> bool:
+    return tuple(kernel_size) == (1, 1) and tuple(stride) in ((1, 1), (2, 2))
+
+
+def _every_second_pixel(net: tf.Tensor, first: int = 0) -> tf.Tensor:
+    """The pixels `first`, `first` + 2, ... of rows and columns in NHWC; zeros beyond the far edge.
+
+    The result of a strided slice, without its gradient, which takes ten times as long on CPUs.
+    """
+    height, width, channels = net.shape.as_list()[1:]
+    if height % 2 or width % 2:
+        net = tf.pad(net, [[0, 0], [0, height % 2], [0, width % 2], [0, 0]])
+    half = [(height + 1) // 2, (width + 1) // 2]
+    # Rows and pixels in pairs: what is kept of each pair is contiguous.
+    net = tf.reshape(net, [-1, 2, half[1], 2 * channels])
+    net = tf.slice(net, [0, first, 0, first * channels], [-1, 1, -1, channels])
+    return tf.reshape(net, [-1, *half, channels])
 
 
 def _pointwise_product(net: tf.Tensor, weights: tf.Variable) -> tf.Tensor:
@@ -215,6 +236,14 @@ def fully_connected(net: tf.Tensor, outputs: int, scope: str = "FC") -> tf.Tenso
         return tf.nn.bias_add(tf.matmul(net, weights), biases)
 
 
+def relu(net: tf.Tensor) -> tf.Tensor:
+    """ReLU, once for all layers that read it: its gradient is slow on CPUs."""
+    for consumer in net.consumers():
+        if consumer.type == "Relu":
+            return consumer.outputs[0]
+    return tf.nn.relu(net)
+
+
 @slim.add_arg_scope
 def pool2d(
     net: tf.Tensor,
@@ -243,7 +272,11 @@ def global_avg_pool(x: tf.Tensor, data_format: str = NHWC) -> tf.Tensor:
 
 @slim.add_arg_scope
 def factorized_reduction(
-    net: tf.Tensor, output_filters: int, stride: int, data_format: str = NHWC
+    net: tf.Tensor,
+    output_filters: int,
+    stride: int,
+    data_format: str = NHWC,
+    pointwise_matmul: bool = False,
 ) -> tf.Tensor:
     """Changes the channels to `output_filters` and, with stride 2, halves height and width.
 
@@ -254,12 +287,14 @@ def factorized_reduction(
     if stride == 1:
         net = conv2d(net, output_filters, (1, 1), "path_conv")
         return batch_norm(net, "path_bn")
-    strides = (stride, stride)
     half = output_filters // 2
-    path1 = conv2d(net, half, (1, 1), "path1_conv", stride=strides, padding="VALID")
-    shifted = _shift_by_one(net, data_format)
+    path1 = conv2d(net, half, (1, 1), "path1_conv", stride=(2, 2), padding="VALID")
+    if pointwise_matmul and data_format == NHWC:
+        odd, strides = _every_second_pixel(net, first=1), (1, 1)
+    else:
+        odd, strides = _shift_by_one(net, data_format), (2, 2)
     path2 = conv2d(
-        shifted, output_filters - half, (1, 1), "path2_conv", stride=strides, padding="VALID"
+        odd, output_filters - half, (1, 1), "path2_conv", stride=strides, padding="VALID"
     )
     net = tf.concat([path1, path2], get_channel_index(data_format))
     return batch_norm(net, "final_path_bn")
@@ -393,11 +428,11 @@ class BaseCell:
         if prev_layer is None:
             prev_layer = net
         elif _width(prev_layer, self._data_format) != _width(net, self._data_format):
-            prev_layer = factorized_reduction(tf.nn.relu(prev_layer), filters, stride=2)
+            prev_layer = factorized_reduction(relu(prev_layer), filters, stride=2)
         elif self._channels(prev_layer) != filters:
-            prev_layer = conv2d(tf.nn.relu(prev_layer), filters, (1, 1), "prev_1x1")
+            prev_layer = conv2d(relu(prev_layer), filters, (1, 1), "prev_1x1")
             prev_layer = batch_norm(prev_layer, "prev_bn")
-        net = conv2d(tf.nn.relu(net), filters, (1, 1), "1x1")
+        net = conv2d(relu(net), filters, (1, 1), "1x1")
         return [batch_norm(net, "beginning_bn"), prev_layer]
 
     def _apply_operation(self, net, operation, filters, stride, keep_prob) -> tf.Tensor:
@@ -410,7 +445,7 @@ class BaseCell:
                 net = batch_norm(conv2d(net, filters, (1, 1), "1x1"), "bn_1")
         elif operation in ("1x1", "none"):
             if operation == "1x1" or stride > 1 or self._channels(net) != filters:
-                net = conv2d(tf.nn.relu(net), filters, (1, 1), "1x1", stride=(stride, stride))
+                net = conv2d(relu(net), filters, (1, 1), "1x1", stride=(stride, stride))
                 net = batch_norm(net, "bn_1")
         else:
             net = _bottleneck(net, operation, filters, stride)
@@ -448,7 +483,7 @@ def _stacked_separable_conv(net, filters, stride, size, layers) -> tf.Tensor:
     for i in range(1, layers + 1):
         name = f"{size}x{size}_{i}"
         net = separable_conv2d(
-            tf.nn.relu(net), filters, size, f"separable_{name}", stride=stride if i == 1 else 1
+            relu(net), filters, size, f"separable_{name}", stride=stride if i == 1 else 1
         )
         net = batch_norm(net, f"bn_sep_{name}")
     return net
@@ -457,12 +492,12 @@ def _stacked_separable_conv(net, filters, stride, size, layers) -> tf.Tensor:
 def _bottleneck(net, operation, filters, stride) -> tf.Tensor:
     """A full convolution between 1x1 convolutions to fewer channels and back."""
     reduced = int(3 * filters / 8) if operation == "1x3_3x1" else int(filters / 4)
-    net = tf.nn.relu(net)
+    net = relu(net)
     if reduced < 1:  # Too thin for a bottleneck.
         return batch_norm(_full_conv(net, operation, filters, stride), "bn")
     net = batch_norm(conv2d(net, reduced, (1, 1), "pre_1x1"), "pre_bn")
-    net = _full_conv(tf.nn.relu(net), operation, reduced, stride)
-    net = tf.nn.relu(batch_norm(net, "bn"))
+    net = _full_conv(relu(net), operation, reduced, stride)
+    net = relu(batch_norm(net, "bn"))
     return batch_norm(conv2d(net, filters, (1, 1), "post_1x1"), "post_bn")
 
 
@@ -470,7 +505,7 @@ def _full_conv(net, operation, filters, stride) -> tf.Tensor:
     if operation in ("1x7_7x1", "1x3_3x1"):
         n = int(operation[2])
         net = conv2d(net, filters, (1, n), f"1x{n}", stride=(1, stride))
-        net = tf.nn.relu(batch_norm(net, f"bn_{operation}"))
+        net = relu(batch_norm(net, f"bn_{operation}"))
         return conv2d(net, filters, (n, 1), f"{n}x1", stride=(stride, 1))
     if operation == "3x3":
         return conv2d(net, filters, (3, 3), "3x3", stride=(stride, stride))

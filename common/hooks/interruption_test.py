@@ -1,6 +1,5 @@
 """Signals while steps run, before the first one, twice, and to one of several processes."""
 
-import functools
 import signal
 import subprocess
 import sys
@@ -43,10 +42,15 @@ with stopper.listening():
 """
 
 
-def _start(*arguments, **options):
+def _start(*arguments, ignored=(), **options):
+    def set_signals():  # The tests may run in the background, where a shell ignores SIGINT.
+        for number in interruption.SIGNALS:
+            signal.signal(number, signal.SIG_IGN if number in ignored else signal.SIG_DFL)
+
     return subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, *arguments],
         cwd=ROOT,
+        preexec_fn=set_signals,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         **options,
@@ -87,8 +91,7 @@ def test_second_signal_ends_at_once_even_inside_a_step():
 
 
 def test_signal_that_was_ignored_stays_ignored():
-    ignore = functools.partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
-    process = _start(preexec_fn=ignore)
+    process = _start(ignored=[signal.SIGINT])
     _wait_for(process.stdout, b"step")
     process.send_signal(signal.SIGINT)
     for _ in range(3):
