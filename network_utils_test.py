@@ -197,12 +197,16 @@ def test_factorized_reduction_without_stride():
     assert "path_bn/gamma" in _variables()
 
 
+@pytest.mark.parametrize("pointwise_matmul", [False, True])
 @pytest.mark.parametrize("filters", [16, 15])
 @pytest.mark.parametrize("size", [10, 9])
-def test_factorized_reduction_takes_even_and_odd_pixels(size, filters):
+def test_factorized_reduction_takes_even_and_odd_pixels(size, filters, pointwise_matmul):
     rows, columns = np.mgrid[:size, :size]
     image = np.stack([rows, columns, np.ones_like(rows)], axis=-1)[None].astype(np.float32)
-    net = network_utils.factorized_reduction(tf.constant(image), filters, stride=2)
+    inputs = tf.constant(image)
+    net = network_utils.factorized_reduction(
+        inputs, filters, stride=2, pointwise_matmul=pointwise_matmul
+    )
     half = -(-size // 2)
     assert net.shape.as_list() == [1, half, half, filters]
     assert _variables()["path1_conv/weights"] == [1, 1, 3, filters // 2]
@@ -210,12 +214,27 @@ def test_factorized_reduction_takes_even_and_odd_pixels(size, filters):
     assert "final_path_bn/gamma" in _variables()
     operations = tf.get_default_graph().get_operations()
     convolved = next(op.outputs[0] for op in operations if op.type == "ConcatV2")
-    path1, path2, values = _run(*tf.get_collection(tf.GraphKeys.WEIGHTS), convolved)
+    path1, path2, values, gradient = _run(
+        *tf.get_collection(tf.GraphKeys.WEIGHTS), convolved, tf.gradients(convolved, inputs)[0]
+    )
     even = image[:, ::2, ::2]
     odd = np.zeros_like(even)  # Beyond the far edge there are zeros.
     odd[:, : size // 2, : size // 2] = image[:, 1::2, 1::2]
     expected = np.concatenate([even @ path1[0, 0], odd @ path2[0, 0]], axis=-1)
     np.testing.assert_allclose(values, expected, atol=1e-4)
+    expected = np.zeros_like(image)
+    expected[:, ::2, ::2] = path1[0, 0].sum(axis=1)
+    expected[:, 1::2, 1::2] = path2[0, 0].sum(axis=1)
+    np.testing.assert_allclose(gradient, expected, atol=1e-4)
+
+
+def test_layers_share_the_relu_of_what_they_read():
+    net = tf.random_normal([2, 3])
+    first = network_utils.relu(net)
+    other = network_utils.relu(tf.identity(net))
+    assert network_utils.relu(net) is first and other is not first
+    values, rectified = _run(net, first)
+    np.testing.assert_array_equal(rectified, np.maximum(values, 0))
 
 
 def test_drop_path_drops_whole_examples_and_keeps_the_mean():

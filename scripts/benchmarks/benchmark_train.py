@@ -15,14 +15,16 @@ machine does slows all of them; ratios are medians of the turns' own ratios.
 - frozen: the exported frozen graph, with batch normalisation folded into the convolutions.
 
 A runtime is a Python that has the project's requirements, with some release and build of
-TensorFlow. The first one is the baseline of the others; without --runtime there is the one this
-runs in. The peak is what a large matrix product reaches on the same cores, with the best of the
-runtimes: what a perfect program would.
+TensorFlow; without --runtime there is the one this runs in. --beside names another program whose
+training step takes turns with these, like original_step.py. What is named first, programs before
+runtimes, is the baseline of the others. The peak is what a large matrix product reaches on the
+same cores, with the best of the runtimes: what a perfect program would.
 """
 
 import argparse
 import json
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -38,6 +40,7 @@ import serving
 from common import files
 from common.data import allocator
 from common.devices.cpu import Cpu, CpuSession
+from common.hparams import HParams
 from common.runtime import tf
 from scripts.benchmarks import turns
 
@@ -51,7 +54,7 @@ _PEAK_SIZE = 2048
 def main(argv=None):
     arguments = parse_arguments(argv)
     if arguments.worker:
-        work(arguments.worker, arguments.configuration)
+        work(arguments.worker, HParams(**arguments.hparams))
         return
     rows = []
     try:
@@ -82,16 +85,27 @@ def parse_arguments(argv):
     parser.add_argument(
         "--runtime", action="append", metavar="NAME=PYTHON", help="may be given several times"
     )
+    parser.add_argument(
+        "--beside",
+        action="append",
+        default=[],
+        metavar="NAME=COMMAND",
+        help="another program's training step; may be given several times",
+    )
     parser.add_argument("--result", help="JSON file for the figures")
     parser.add_argument("--plot", help="PNG file: images/s over batch sizes; needs matplotlib")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
-    parser.add_argument("--configuration", type=json.loads, help=argparse.SUPPRESS)
+    parser.add_argument("--hparams", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     arguments.parts = arguments.parts.split(",")
     if not set(arguments.parts) <= set(PARTS):
         parser.error(f"--parts: expected some of {', '.join(PARTS)}")
     runtimes = [text.partition("=") for text in arguments.runtime or [f"this={sys.executable}"]]
     arguments.runtimes = {name: python for name, _, python in runtimes}
+    arguments.beside = {
+        name: shlex.split(command)
+        for name, _, command in (text.partition("=") for text in arguments.beside)
+    }
     for name, python in arguments.runtimes.items():
         if not os.access(python, os.X_OK):
             parser.error(f"--runtime={name}={python}: expected NAME=PYTHON, a Python to run")
@@ -118,10 +132,10 @@ def configurations(arguments):
 # Measuring ---------------------------------------------------------------------------------------
 
 
-def work(part, configuration):
+def work(part, hparams):
     """A worker: says how it is, then takes a turn of so many steps for each line of input."""
     with tempfile.TemporaryDirectory() as directory:
-        step, multiply_adds = _STEPS[part](configuration, directory)
+        step, multiply_adds = _STEPS[part](hparams, directory)
         step()
         first_step = time.time() - float(os.environ["BENCHMARK_STARTED"])
         step()  # TensorFlow's own allocations are settled after two.
@@ -134,13 +148,12 @@ def work(part, configuration):
             print(json.dumps({"seconds": seconds, "memory_mb": turns.peak_memory()}), flush=True)
 
 
-def _step_of_mode(configuration, directory, mode):
+def _step_of_mode(hparams, directory, mode):
     """A function that runs one step of a mode's graph, and the graph's multiply-adds an image."""
     allocator.keep_large_buffers()
-    hparams = _hparams(configuration)
     device = Cpu()
     model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, None, device)
-    size, batch_size = hparams.image_size, configuration["batch_size"]
+    size, batch_size = hparams.image_size, hparams.train_batch_size
     tf.train.get_or_create_global_step()
     # Variables, so that nothing is folded and nothing is copied in.
     images = tf.Variable(tf.random_uniform([batch_size, size, size, 3], -1.0, 1.0), trainable=False)
@@ -160,10 +173,9 @@ def _step_of_mode(configuration, directory, mode):
     return lambda: session.run(operation), model_builder.count_multiply_adds(forward)
 
 
-def _step_of_frozen(configuration, directory):
+def _step_of_frozen(hparams, directory):
     """A function that runs one batch of the frozen graph; no multiply-adds, they are eval's."""
     allocator.keep_large_buffers()
-    hparams = _hparams(configuration)
     size = hparams.image_size
     with tf.Graph().as_default(), CpuSession() as session:
         tf.train.get_or_create_global_step()
@@ -172,7 +184,7 @@ def _step_of_frozen(configuration, directory):
         session.run(tf.global_variables_initializer())
         path = spec.scaffold.saver.save(session, os.path.join(directory, "model.ckpt"))
     graph_def = serving.freeze(path, hparams)
-    images = np.random.RandomState(0).uniform(-1, 1, [configuration["batch_size"], size, size, 3])
+    images = np.random.RandomState(0).uniform(-1, 1, [hparams.eval_batch_size, size, size, 3])
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(graph_def, name="")
         session = tf.Session(graph=graph, config=Cpu().session_config())
@@ -181,7 +193,7 @@ def _step_of_frozen(configuration, directory):
     return lambda: session.run(operation, feed), None
 
 
-def _matrix_product(configuration, directory):
+def _matrix_product(hparams, directory):
     """A function that multiplies two large matrices, with its multiply-adds."""
     values = tf.random_uniform([_PEAK_SIZE, _PEAK_SIZE])
     a, b = tf.Variable(values, use_resource=True), tf.Variable(values, use_resource=True)
@@ -212,12 +224,15 @@ def _hparams(configuration):
 
 def compare(configuration, arguments):
     """Lets all parts and runtimes take turns: a list of rows of figures."""
-    names = [(runtime, part) for runtime in arguments.runtimes for part in arguments.parts]
-    names += [(runtime, "peak") for runtime in arguments.runtimes]
+    commands = {(name, "train"): command for name, command in arguments.beside.items()}
+    for parts in (arguments.parts, ["peak"]):
+        for runtime, python in arguments.runtimes.items():
+            for part in parts:
+                commands[runtime, part] = [python, os.path.abspath(__file__), f"--worker={part}"]
     figures = {}
     with turns.workers() as workers:
-        for runtime, part in names:  # One after another: each start is timed.
-            worker = start_worker(runtime, arguments.runtimes[runtime], part, configuration)
+        for (runtime, part), command in commands.items():  # One after another: starts are timed.
+            worker = start_worker(runtime, command, part, configuration)
             workers[runtime, part] = worker
             figures[runtime, part] = {**worker.answer(), "seconds": []}
         for _ in range(arguments.turns):
@@ -225,18 +240,19 @@ def compare(configuration, arguments):
                 answer = worker.take_turn(arguments.steps)
                 figures[name]["seconds"].append(answer["seconds"])
                 figures[name]["memory_mb"] = answer["memory_mb"]
-    return _rows(configuration, figures, next(iter(arguments.runtimes)))
+    return _rows(configuration, figures)
 
 
-def start_worker(runtime, python, part, configuration):
+def start_worker(runtime, command, part, configuration):
     """A process of one runtime that measures one part, see `work`."""
-    command = [python, os.path.abspath(__file__), f"--worker={part}"]
-    command.append(f"--configuration={json.dumps(configuration)}")
-    return turns.Worker(f"{runtime} {part}", command)
+    hparams = json.dumps(_hparams(configuration).values())
+    return turns.Worker(f"{runtime} {part}", [*command, f"--hparams={hparams}"])
 
 
-def _rows(configuration, figures, baseline):
-    rows = []
+def _rows(configuration, figures):
+    rows, baselines = [], {}
+    for (_, part), row in figures.items():
+        baselines.setdefault(part, row["seconds"])
     for (runtime, part), row in figures.items():
         if part == "peak":
             continue
@@ -245,7 +261,7 @@ def _rows(configuration, figures, baseline):
         work_of_step = 2 * _PASSES[part] * multiply_adds * configuration["batch_size"]
         products = [f["seconds"] for (_, name), f in figures.items() if name == "peak"]
         peak = 2 * _PEAK_SIZE**3 / np.min(products, axis=0)
-        ratios = {"runtime": np.array(figures[baseline, part]["seconds"]) / seconds}
+        ratios = {"runtime": np.array(baselines[part]) / seconds}
         if part == "frozen" and (runtime, "eval") in figures:
             ratios["eval"] = np.array(figures[runtime, "eval"]["seconds"]) / seconds
         rows.append(
@@ -273,11 +289,12 @@ def _rows(configuration, figures, baseline):
 def print_table(rows, arguments):
     """Prints a table of all that was measured."""
     cores = len(os.sched_getaffinity(0))
+    baseline = [*arguments.beside, *arguments.runtimes][0]
     print(
         f"\n{arguments.image_size} pixels, {cores} cores, {arguments.turns} turns of "
         f"{arguments.steps} steps\n\n| cells/filters | batch | part | runtime | s/step (lowest to "
         "highest) | images/s | of matrix peak | memory | first step | against "
-        f"{next(iter(arguments.runtimes))} |\n|---|---|---|---|---|---|---|---|---|---|"
+        f"{baseline} |\n|---|---|---|---|---|---|---|---|---|---|"
     )
     for row in rows:
         turns = row["seconds_of_turns"]

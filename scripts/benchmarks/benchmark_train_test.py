@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import sys
 
 import pytest
@@ -12,6 +13,16 @@ from helpers import run
 import amoeba_net
 import settings
 from scripts.benchmarks import benchmark_train
+
+# Answers as original_step.py does: its steps take a thousand seconds.
+_OTHER_PROGRAM = """
+import json, sys
+values = json.loads(sys.argv[1].partition("=")[2])
+assert values["train_batch_size"] == 2 and values["reduction_size"] == 8
+print(json.dumps({"first_step": 1.0, "multiply_adds": None}), flush=True)
+for line in sys.stdin:
+    print(json.dumps({"seconds": 1000.0, "memory_mb": 1.0}), flush=True)
+"""
 
 _run = functools.partial(run, "scripts/benchmarks/benchmark_train.py")
 
@@ -75,8 +86,21 @@ def test_the_network_is_the_programs_default():
     assert different == {"train_batch_size", "eval_batch_size", "num_eval_images"}
 
 
+def test_another_program_takes_turns_and_is_the_baseline(tmp_path):
+    program = tmp_path / "other.py"
+    program.write_text(_OTHER_PROGRAM)
+    done = _run(
+        *["--parts=train", "--num_cells=2", "--filters=8", "--image_size=75", "--batch_sizes=2"],
+        *["--turns=2", "--steps=1", f"--beside=other={sys.executable} {program}"],
+    )
+    assert "| 2/8 | 2 | train | other | 1000.000 (1000.000 to 1000.000) |" in done.out
+    ratio = re.search(r"\| 2/8 \| 2 \| train \| this \|.*\| ([\d.]+) \|$", done.out, re.MULTILINE)
+    assert float(ratio.group(1)) > 10  # In a thousand seconds, a tiny network does many steps.
+
+
 def test_worker_that_fails_says_why():
-    worker = benchmark_train.start_worker("this", sys.executable, "no_such_part", {})
+    command = [sys.executable, benchmark_train.__file__, "--worker=no_such_part"]
+    worker = benchmark_train.start_worker("this", command, "no_such_part", {"batch_size": 1})
     with pytest.raises(SystemExit, match=r"(?s)this no_such_part ended with status 1:.*KeyError"):
         worker.answer()
     worker.end()
