@@ -151,7 +151,8 @@ def test_killed_runs_end_at_the_planned_step(digits, tmp_path):
     assert step() == planned
     last = results.read_results(model_dir)[-1]
     assert (last["kind"], last["global_step"]) == ("eval", planned)
-    assert last["metrics"]["top_1_accuracy"] > 0.3  # Learnt something: by chance it is 0.1.
+    # Learnt something: by chance it is 0.1, with a standard error of 0.016.
+    assert last["metrics"]["top_1_accuracy"] > 0.2
 
 
 @pytest.mark.parametrize(
