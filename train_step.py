@@ -43,8 +43,9 @@ def train_step(
         hparams: see `amoeba_net_model.build_hparams`.
         device: wraps the optimizer with what it needs, like loss scaling.
     """
-    # 1. Gradients, clipped if the hyper-parameters say so.
-    optimizer = device.wrap_optimizer(build_optimizer(hparams, learning_rate))
+    # 1. Gradients, summed over the replicas, and clipped if the hyper-parameters say so.
+    optimizer = replication.applying_sums(build_optimizer(hparams, learning_rate))
+    optimizer = device.wrap_optimizer(optimizer)
     if hparams.on_nan == "skip" and not device.skips_steps:
         optimizer = nonfinite.SkippingOptimizer(optimizer)
     gradients, variables = _compute_gradients(optimizer, loss, hparams, device)
@@ -80,7 +81,7 @@ def train_step(
 
 
 def _compute_gradients(optimizer, loss, hparams: HParams, device: Device) -> Tuple[list, list]:
-    """(gradients, variables); the replicas' are summed by the optimizer, or here if clipped."""
+    """(gradients, variables)."""
     gradients, variables = zip(
         *optimizer.compute_gradients(
             loss,
@@ -88,9 +89,10 @@ def _compute_gradients(optimizer, loss, hparams: HParams, device: Device) -> Tup
             gate_gradients=device.gate_gradients,
         )
     )
+    gradients = replication.sum_of_gradients(gradients)
     if hparams.gradient_clipping_by_global_norm > 0:
         limit = hparams.gradient_clipping_by_global_norm
-        gradients, norm = replication.clip_by_global_norm(gradients, limit)
+        gradients, norm = tf.clip_by_global_norm(gradients, limit)
         tf.summary.scalar("gradient_norm", norm)
     return gradients, variables
 

@@ -3,9 +3,12 @@
 A function here is called in every replica, in the same order. Without a strategy there is one.
 """
 
-from typing import List, Sequence
+from typing import List, Optional, Sequence
 
 from common.runtime import tf
+
+# Smaller ones would cost latency; larger ones begin later, and the backward pass would not hide it.
+_BYTES_PER_MESSAGE = 4 << 20
 
 
 def copies(variable: tf.Variable) -> Sequence[tf.Variable]:
@@ -23,35 +26,91 @@ def is_first() -> bool:
     return not tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group)
 
 
+# Sums and means over the replicas ----------------------------------------------------------------
+
+
 def mean(tensors: Sequence[tf.Tensor]) -> List[tf.Tensor]:
-    """Means of tensors over the replicas.
-
-    One message takes all of them: for small tensors its way, not its size, is what costs time.
-    """
-    if not tensors or not tf.distribute.has_strategy():
-        return list(tensors)
-    flat = tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)
-    (flat,) = _all_reduce(tf.distribute.ReduceOp.MEAN, [flat])
-    parts = tf.split(flat, [tensor.shape.num_elements() for tensor in tensors])
-    return [tf.reshape(part, tensor.shape) for part, tensor in zip(parts, tensors)]
-
-
-def clip_by_global_norm(gradients: Sequence[tf.Tensor], limit: float):
-    """(gradients whose sum over the replicas is clipped, norm of that sum before).
-
-    The sum has to be known for it, so that gradients are sent twice, here and by the optimizer.
-    """
+    """Means of tensors over the replicas."""
     if not tf.distribute.has_strategy():
-        return tf.clip_by_global_norm(gradients, limit)
-    sums = _all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-    clipped, norm = tf.clip_by_global_norm(sums, limit)
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    return [gradient / replicas for gradient in clipped], norm
+        return list(tensors)
+    return _all_reduce(tf.distribute.ReduceOp.MEAN, tensors)
 
 
-def _all_reduce(operation, values: Sequence[tf.Tensor]) -> List[tf.Tensor]:
+def sum_of_gradients(gradients: Sequence[Optional[tf.Tensor]]) -> List[Optional[tf.Tensor]]:
+    """Sums of gradients over the replicas, for an optimizer made by `applying_sums`."""
+    if not tf.distribute.has_strategy():
+        return list(gradients)
+    found = [i for i, gradient in enumerate(gradients) if gradient is not None]
+    # The last layers' gradients are the first to be there.
+    sums = _all_reduce(tf.distribute.ReduceOp.SUM, [gradients[i] for i in reversed(found)])
+    by_index = dict(zip(reversed(found), sums))
+    return [by_index.get(i) for i in range(len(gradients))]
+
+
+def _all_reduce(operation, tensors: Sequence[tf.Tensor]) -> List[tf.Tensor]:
+    """Packs tensors into few messages: however many there are, each message costs time."""
+
     # ReplicaContext.all_reduce also makes a gradient, for which it looks through the whole graph.
-    def reduce(strategy, *values):
-        return strategy.extended.batch_reduce_to(operation, [(value, value) for value in values])
+    def reduce(strategy, *flat):
+        return strategy.extended.batch_reduce_to(operation, [(tensor, tensor) for tensor in flat])
 
-    return tf.distribute.get_replica_context().merge_call(reduce, args=values)
+    reduced = []
+    for pack in _packs(tensors):
+        flat = tf.concat([tf.reshape(tensor, [-1]) for tensor in pack], axis=0)
+        (flat,) = tf.distribute.get_replica_context().merge_call(reduce, args=[flat])
+        parts = tf.split(flat, [tensor.shape.num_elements() for tensor in pack])
+        reduced += [tf.reshape(part, tensor.shape) for part, tensor in zip(parts, pack)]
+    return reduced
+
+
+def _packs(tensors: Sequence[tf.Tensor]) -> List[List[tf.Tensor]]:
+    """The tensors in groups of one type and of about `_BYTES_PER_MESSAGE`, in their order."""
+    packs, size = [], 0
+    for tensor in tensors:
+        if not packs or size >= _BYTES_PER_MESSAGE or tensor.dtype != packs[-1][0].dtype:
+            packs.append([])
+            size = 0
+        packs[-1].append(tensor)
+        size += tensor.shape.num_elements() * tensor.dtype.size
+    return packs
+
+
+def applying_sums(optimizer: tf.train.Optimizer) -> tf.train.Optimizer:
+    """The optimizer for gradients that `sum_of_gradients` has summed over the replicas.
+
+    By itself an optimizer sums them once more, where TensorFlow 1.15 sends a message a variable.
+    """
+    return _SummedOptimizer(optimizer) if tf.distribute.has_strategy() else optimizer
+
+
+class _SummedOptimizer(tf.train.Optimizer):
+    """Has another optimizer update each replica's copies by that replica's gradients."""
+
+    def __init__(self, optimizer: tf.train.Optimizer):
+        super().__init__(False, optimizer.get_name())
+        self._optimizer = optimizer
+
+    def compute_gradients(self, *args, **kwargs):
+        return self._optimizer.compute_gradients(*args, **kwargs)
+
+    def apply_gradients(self, grads_and_vars, global_step=None, name=None):
+        pairs = [pair for pair in grads_and_vars if pair[0] is not None]
+        context = tf.distribute.get_replica_context()
+        return context.merge_call(self._update, args=(pairs, global_step))
+
+    def _update(self, strategy, pairs, global_step) -> tf.Operation:
+        """What `tf.train.Optimizer._distributed_apply` does after its sum."""
+        with tf.init_scope():
+            self._optimizer._create_slots([variable for _, variable in pairs])
+        self._optimizer._prepare()
+        updates = []
+        for gradient, variable in pairs:
+            local = zip(copies(variable), strategy.experimental_local_results(gradient))
+            by_device = {copy.device: part for copy, part in local}
+
+            def update(copy, by_device=by_device):
+                return self._optimizer._resource_apply_dense(by_device[copy.device], copy)
+
+            updates.append(strategy.extended.update(variable, update))
+        with tf.control_dependencies(updates):
+            return strategy.extended.update(global_step, tf.assign_add, args=(1,))
