@@ -8,7 +8,7 @@ from typing import List, Optional, Sequence
 from common.runtime import tf
 
 # Smaller ones would cost latency; larger ones begin later, and the backward pass would not hide it.
-_BYTES_PER_MESSAGE = 4 << 20
+BYTES_PER_MESSAGE = 4 << 20
 
 
 def copies(variable: tf.Variable) -> Sequence[tf.Variable]:
@@ -64,10 +64,10 @@ def _all_reduce(operation, tensors: Sequence[tf.Tensor]) -> List[tf.Tensor]:
 
 
 def _packs(tensors: Sequence[tf.Tensor]) -> List[List[tf.Tensor]]:
-    """The tensors in groups of one type and of about `_BYTES_PER_MESSAGE`, in their order."""
+    """The tensors in groups of one type and of about `BYTES_PER_MESSAGE`, in their order."""
     packs, size = [], 0
     for tensor in tensors:
-        if not packs or size >= _BYTES_PER_MESSAGE or tensor.dtype != packs[-1][0].dtype:
+        if not packs or size >= BYTES_PER_MESSAGE or tensor.dtype != packs[-1][0].dtype:
             packs.append([])
             size = 0
         packs[-1].append(tensor)
