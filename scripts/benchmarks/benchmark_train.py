@@ -27,7 +27,6 @@ import os
 import shlex
 import sys
 import tempfile
-import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
@@ -48,7 +47,7 @@ PARTS = ("train", "eval", "frozen")
 # Multiply-adds of a training step beside those of the forward pass: gradients of inputs and of
 # weights cost as many again each.
 _PASSES = {"train": 3, "eval": 1, "frozen": 1}
-_PEAK_SIZE = 2048
+PEAK_SIZE = 2048
 
 
 def main(argv=None):
@@ -136,19 +135,10 @@ def work(part, hparams):
     """A worker: says how it is, then takes a turn of so many steps for each line of input."""
     with tempfile.TemporaryDirectory() as directory:
         step, multiply_adds = _STEPS[part](hparams, directory)
-        step()
-        first_step = time.time() - float(os.environ["BENCHMARK_STARTED"])
-        step()  # TensorFlow's own allocations are settled after two.
-        print(json.dumps({"first_step": first_step, "multiply_adds": multiply_adds}), flush=True)
-        for line in sys.stdin:
-            started = time.perf_counter()
-            for _ in range(int(line)):
-                step()
-            seconds = (time.perf_counter() - started) / int(line)
-            print(json.dumps({"seconds": seconds, "memory_mb": turns.peak_memory()}), flush=True)
+        turns.serve(step, multiply_adds=multiply_adds)
 
 
-def _step_of_mode(hparams, directory, mode):
+def step_of_mode(hparams, directory, mode):
     """A function that runs one step of a mode's graph, and the graph's multiply-adds an image."""
     allocator.keep_large_buffers()
     device = Cpu()
@@ -175,43 +165,57 @@ def _step_of_mode(hparams, directory, mode):
 
 def _step_of_frozen(hparams, directory):
     """A function that runs one batch of the frozen graph; no multiply-adds, they are eval's."""
-    allocator.keep_large_buffers()
+    graph_def = serving.freeze(random_checkpoint(hparams, directory), hparams)
+    return step_of_frozen_graph(graph_def, random_images(hparams)), None
+
+
+def random_checkpoint(hparams, directory):
+    """Saves an untrained network; returns the checkpoint's prefix."""
     size = hparams.image_size
     with tf.Graph().as_default(), CpuSession() as session:
         tf.train.get_or_create_global_step()
         model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, None)
         spec = model.model_fn(tf.zeros([1, size, size, 3]), None, tf.estimator.ModeKeys.PREDICT)
         session.run(tf.global_variables_initializer())
-        path = spec.scaffold.saver.save(session, os.path.join(directory, "model.ckpt"))
-    graph_def = serving.freeze(path, hparams)
-    images = np.random.RandomState(0).uniform(-1, 1, [hparams.eval_batch_size, size, size, 3])
+        return spec.scaffold.saver.save(session, os.path.join(directory, "model.ckpt"))
+
+
+def random_images(hparams):
+    """A batch of noise: float32 [eval_batch_size, size, size, 3] in [-1, 1]."""
+    shape = [hparams.eval_batch_size, hparams.image_size, hparams.image_size, 3]
+    return np.random.RandomState(0).uniform(-1, 1, shape).astype(np.float32)
+
+
+def step_of_frozen_graph(graph_def, images):
+    """A function that runs a frozen graph on a batch."""
+    allocator.keep_large_buffers()
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(graph_def, name="")
         session = tf.Session(graph=graph, config=Cpu().session_config())
-        feed = {f"{serving.FROZEN_INPUT}:0": images.astype(np.float32)}
+        feed = {f"{serving.FROZEN_INPUT}:0": images}
         operation = graph.get_operation_by_name(serving.FROZEN_OUTPUT)
-    return lambda: session.run(operation, feed), None
+    return lambda: session.run(operation, feed)
 
 
-def _matrix_product(hparams, directory):
+def matrix_product(hparams, directory):
     """A function that multiplies two large matrices, with its multiply-adds."""
-    values = tf.random_uniform([_PEAK_SIZE, _PEAK_SIZE])
+    values = tf.random_uniform([PEAK_SIZE, PEAK_SIZE])
     a, b = tf.Variable(values, use_resource=True), tf.Variable(values, use_resource=True)
     product = tf.group(tf.matmul(a, b))
     session = tf.Session(config=Cpu().session_config())
     session.run(tf.global_variables_initializer())
-    return lambda: session.run(product), _PEAK_SIZE**3
+    return lambda: session.run(product), PEAK_SIZE**3
 
 
 _STEPS = {
-    "train": lambda *args: _step_of_mode(*args, "train"),
-    "eval": lambda *args: _step_of_mode(*args, "eval"),
+    "train": lambda *args: step_of_mode(*args, "train"),
+    "eval": lambda *args: step_of_mode(*args, "eval"),
     "frozen": _step_of_frozen,
-    "peak": _matrix_product,
+    "peak": matrix_product,
 }
 
 
-def _hparams(configuration):
+def hparams_of(configuration):
     """The program's defaults, but for the configuration."""
     hparams = amoeba_net_model.default_hparams()
     for name, value in configuration.items():
@@ -245,7 +249,7 @@ def compare(configuration, arguments):
 
 def start_worker(runtime, command, part, configuration):
     """A process of one runtime that measures one part, see `work`."""
-    hparams = json.dumps(_hparams(configuration).values())
+    hparams = json.dumps(hparams_of(configuration).values())
     return turns.Worker(f"{runtime} {part}", [*command, f"--hparams={hparams}"])
 
 
@@ -260,7 +264,7 @@ def _rows(configuration, figures):
         multiply_adds = next(f["multiply_adds"] for f in figures.values() if f["multiply_adds"])
         work_of_step = 2 * _PASSES[part] * multiply_adds * configuration["batch_size"]
         products = [f["seconds"] for (_, name), f in figures.items() if name == "peak"]
-        peak = 2 * _PEAK_SIZE**3 / np.min(products, axis=0)
+        peak = 2 * PEAK_SIZE**3 / np.min(products, axis=0)
         ratios = {"runtime": np.array(baselines[part]) / seconds}
         if part == "frozen" and (runtime, "eval") in figures:
             ratios["eval"] = np.array(figures[runtime, "eval"]["seconds"]) / seconds

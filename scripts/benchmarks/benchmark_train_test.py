@@ -78,7 +78,7 @@ def test_what_was_measured_before_a_failure_is_kept(tmp_path, monkeypatch, capsy
 def test_the_network_is_the_programs_default():
     """No setting but the batch size differs from what the program does without flags."""
     (configuration,) = benchmark_train.configurations(benchmark_train.parse_arguments([]))
-    measured = benchmark_train._hparams(configuration).values()
+    measured = benchmark_train.hparams_of(configuration).values()
     with flagsaver.flagsaver():
         amoeba_net.FLAGS(["amoeba_net.py"])
         default = settings.from_flags(amoeba_net.FLAGS).hparams.values()

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Dict, Iterator, List
+from typing import Callable, Dict, Iterator, List
 
 
 class Worker:
@@ -57,6 +57,25 @@ class Worker:
         self._process.kill()
         self._process.wait()
         self._errors.close()
+
+
+def serve(step: Callable[[], object], **facts):
+    """What a worker does: answers with `facts`, then takes turns, of as many steps as a line says.
+
+    Args:
+        step: what is measured.
+        facts: the first answer, which also has `first_step`: seconds from the worker's start.
+    """
+    step()
+    first_step = time.time() - float(os.environ["BENCHMARK_STARTED"])
+    step()  # Allocations are settled after two.
+    print(json.dumps({"first_step": first_step, **facts}), flush=True)
+    for line in sys.stdin:
+        started = time.perf_counter()
+        for _ in range(int(line)):
+            step()
+        seconds = (time.perf_counter() - started) / int(line)
+        print(json.dumps({"seconds": seconds, "memory_mb": peak_memory()}), flush=True)
 
 
 @contextlib.contextmanager
