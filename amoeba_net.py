@@ -67,6 +67,17 @@ _string(
     "predictions_file",
     "File for the answers about --image_paths: CSV if its name ends in .csv, otherwise JSON lines.",
 )
+_string(
+    "explain_dir",
+    "Directory for a picture of each of --image_paths: the image, where the network sees its "
+    "answer, and the most probable classes.",
+)
+_string(
+    "report_dir",
+    "Directory for a report of the evaluation, report.html and report.json: confusions, mistakes "
+    "with activation maps, calibration, and suspected labels. Each evaluation replaces the report "
+    "of the one before.",
+)
 _boolean(
     "synthetic_data",
     "Use one batch of noise instead of --data_dir, to measure the speed without reading images.",

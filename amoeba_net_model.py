@@ -139,6 +139,7 @@ class AmoebaNetEstimatorModel:
         model_dir: where checkpoints are; a resumed training is checked against the latest.
         device: the device to train on; None for TensorFlow's own.
         explains: whether predictions have `activation_maps.explanation` as well.
+        watch_evaluation: makes a hook for each evaluation from its images, labels and end points.
     """
 
     def __init__(
@@ -147,11 +148,13 @@ class AmoebaNetEstimatorModel:
         model_dir: str,
         device: Optional[Device] = None,
         explains: bool = False,
+        watch_evaluation: Optional[Callable[..., tf.train.SessionRunHook]] = None,
     ):
         self.hparams = hparams
         self.model_dir = model_dir
         self.device = device or Cpu()
         self.explains = explains
+        self.watch_evaluation = watch_evaluation
 
     def model_fn(self, features, labels, mode, params=None) -> tf.estimator.EstimatorSpec:
         """Builds the graph of one mode.
@@ -198,9 +201,11 @@ class AmoebaNetEstimatorModel:
             return tf.estimator.EstimatorSpec(
                 mode, predictions=predictions, scaffold=self._averages_scaffold()
             )
+        watch = self.watch_evaluation
         return tf.estimator.EstimatorSpec(
             mode,
             predictions=predictions,
+            evaluation_hooks=[watch(features, labels, end_points)] if watch else None,
             loss=eval_loss(self.hparams, logits, labels),
             eval_metric_ops=accuracies(logits, labels),
             scaffold=self._averages_scaffold(),
@@ -331,7 +336,7 @@ def _weights(labels) -> tf.Tensor:
     return tf.cast(tf.not_equal(labels, PADDING_LABEL), tf.float32)
 
 
-def _legal(labels) -> tf.Tensor:
+def legal(labels) -> tf.Tensor:
     """The labels, with class 0 for padding: a device may not compute with one below 0."""
     return tf.maximum(labels, 0)
 
@@ -342,7 +347,7 @@ def eval_loss(hparams: HParams, logits, labels) -> tf.Tensor:
     The Estimator averages the losses of batches, of which the last may hold fewer images.
     """
     losses = tf.losses.softmax_cross_entropy(
-        tf.one_hot(_legal(labels), hparams.num_label_classes),
+        tf.one_hot(legal(labels), hparams.num_label_classes),
         logits,
         label_smoothing=hparams.label_smoothing,
         reduction=tf.losses.Reduction.NONE,
@@ -374,11 +379,16 @@ def share_of_evaluation(hparams: HParams, size: int, rank: int) -> HParams:
     return share
 
 
+def is_in_top_k(logits, labels, k: int) -> tf.Tensor:
+    """Whether no more than k - 1 logits are larger than the label's: bool [batch]."""
+    return tf.nn.in_top_k(logits, legal(labels), min(k, logits.shape[1].value))
+
+
 def accuracies(logits, labels) -> Dict[str, tuple]:
     """Streaming means over images of whether the label is among the 1 or 5 largest logits."""
     metrics = {}
     for k in (1, 5):
-        hits = tf.nn.in_top_k(logits, _legal(labels), min(k, logits.shape[1].value))
+        hits = is_in_top_k(logits, labels, k)
         metrics[f"top_{k}_accuracy"] = tf.metrics.mean(
             tf.cast(hits, tf.float32), weights=_weights(labels)
         )

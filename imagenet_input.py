@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from typing import Callable, Dict, Optional, Sequence, Tuple
+from typing import Callable, Deque, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -10,9 +10,10 @@ import imagenet_records
 import inception_preprocessing
 from common import runtime
 from common.data import tfrecords
-from common.data.bad_records import NO_RECORD, BadRecords
+from common.data.bad_records import NO_RECORD, BadRecords, call_python
 from common.errors import UserError
 from common.hparams import HParams
+from common.report.accumulate import Source
 from common.runtime import tf
 
 # Label of the images that only fill up the last batch of an evaluation.
@@ -106,6 +107,8 @@ class InputPipeline:
     Attributes:
         start_step: the global step training goes on from; with `hparams.random_seed` it makes the
             order and the distortions others than from step 0.
+        sources: if not None, `input_fn`'s data set appends for each batch, before it gives it out,
+            the `Source` of each image, without padding. For evaluation.
     """
 
     def __init__(
@@ -125,6 +128,7 @@ class InputPipeline:
         self._split = "train" if is_training else "validation"
         self._num_devices = num_devices
         self._sharding = sharding or (lambda: (1, 0))
+        self.sources: Optional[Deque[List[Source]]] = None
         self._bad_records = None
 
     @property
@@ -150,6 +154,8 @@ class InputPipeline:
             examples = self._padded(examples, batch_size)
         batches = examples.batch(batch_size, drop_remainder=True)
         batches = self._bad_records.after_decode(batches)
+        if self.sources is not None:
+            batches = self._noting_sources(batches)
         return batches.prefetch(2).with_options(runtime.dataset_options(self._threads()))
 
     @property
@@ -226,7 +232,10 @@ class InputPipeline:
         """(number, (image, label)) of a record; fails where that is bad."""
         if self._seed() is not None:
             tf.set_random_seed(self._seed())  # Of this function alone.
-        return number, self.parse_example(data)
+        example = self.parse_example(data)
+        if self.sources is not None:
+            example = (example, imagenet_records.file_name(data))
+        return number, example
 
     def parse_example(self, serialized: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
         """One record -> (float32 image [size, size, 3], int32 label []); fails where it is bad."""
@@ -246,9 +255,27 @@ class InputPipeline:
     def _padded(self, examples: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
         """As many examples as fill all batches, with padding in place of those that lack."""
         image = tf.zeros([self.hparams.image_size, self.hparams.image_size, 3])
-        padding = tf.data.Dataset.from_tensors((NO_RECORD, (image, PADDING_LABEL))).repeat()
+        example = (image, PADDING_LABEL)
+        if self.sources is not None:
+            example = (example, "")
+        padding = tf.data.Dataset.from_tensors((NO_RECORD, example)).repeat()
         num_examples = num_eval_batches(self.hparams, batch_size) * batch_size
         return examples.concatenate(padding).take(num_examples)
+
+    def _noting_sources(self, batches: tf.data.Dataset) -> tf.data.Dataset:
+        """Batches of (example, file name) -> of examples; the names go to `sources`."""
+        sources, bad_records = self.sources, self._bad_records
+
+        def note(names: np.ndarray) -> np.bool_:
+            # The places are the same batch's: nothing reads ahead between the two.
+            names = [name.decode("utf-8", "replace") for name in names.tolist()]
+            sources.append([Source(*at, name) for at, name in zip(bad_records.places, names)])
+            return np.bool_(True)
+
+        noted = tf.data.experimental.take_while(
+            lambda example, name: call_python(note, tf.bool, name)
+        )
+        return batches.apply(noted).map(lambda example, name: example)
 
     # Settings ------------------------------------------------------------------------------------
 

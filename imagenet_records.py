@@ -27,6 +27,13 @@ def parse(serialized: tf.Tensor, num_label_classes: int) -> Tuple[tf.Tensor, tf.
     return tf.reshape(features["image/encoded"].values, []), label  # Fails unless there is one.
 
 
+def file_name(serialized: tf.Tensor) -> tf.Tensor:
+    """Name of the file that a record's image was in, as bytes; '' if the record has none."""
+    key = "image/filename"
+    feature = tf.parse_single_example(serialized, {key: tf.VarLenFeature(tf.string)})[key]
+    return tf.strings.reduce_join(feature.values)
+
+
 class CheckedRecord(NamedTuple):
     """What was found in a record.
 

@@ -17,6 +17,7 @@ from common.data import image_sources
 from common.devices.cpu import CpuSession
 from common.errors import UserError
 from common.hparams import HParams
+from common.report import explained, heat
 from common.runtime import tf
 
 TOP_K = 5
@@ -65,8 +66,39 @@ def _images_below(folder: str) -> List[str]:
     return sorted(images)
 
 
+class Pictures:
+    """Writes a picture of each answer into a directory: where the network looked.
+
+    Args:
+        directory: of the pictures.
+        names: of the classes.
+    """
+
+    def __init__(self, directory: str, names: Sequence[str]):
+        self._directory = directory
+        self._names = names
+        self._count = 0
+
+    def write(self, answer: Answer, image: np.ndarray, activation: np.ndarray):
+        """Args: the answer, the preprocessed image, and the map of the most probable class."""
+        self._count += 1
+        answers = [(self._names[c], p) for c, p in zip(answer.classes, answer.probabilities)]
+        picture = explained.draw(heat.to_image(image), activation, answers)
+        name = explained.file_name(self._count, answer.path)
+        files.write_bytes(os.path.join(self._directory, name), heat.to_jpeg(picture, quality=90))
+
+
+def requested_pictures(directory: Optional[str], names: Sequence[str]) -> Optional[Pictures]:
+    """What --explain_dir asks for; None if it is not set."""
+    return Pictures(directory, names) if directory else None
+
+
 def classify(
-    estimator: tf.estimator.Estimator, checkpoint: str, hparams: HParams, paths: Sequence[str]
+    estimator: tf.estimator.Estimator,
+    checkpoint: str,
+    hparams: HParams,
+    paths: Sequence[str],
+    pictures: Optional[Pictures] = None,
 ) -> Iterator[Answer]:
     """Gives the answer for each image, in order.
 
@@ -75,8 +107,9 @@ def classify(
         checkpoint: prefix of the checkpoint to take.
         hparams: of the network; `eval_batch_size` images run together.
         paths: files of any format that TensorFlow or Pillow reads.
+        pictures: writes a picture of each answer; the model function must explain its predictions.
     """
-    # What was handed to the network, in order, and what could not be.
+    # (answer so far, image) of what was handed to the network, in order, and what could not be.
     handed_in = collections.deque()
     batch_size = min(hparams.eval_batch_size, len(paths))
     shape = [hparams.image_size, hparams.image_size, 3]
@@ -85,9 +118,9 @@ def classify(
         count = 0
         for path, image in _read_all(paths, hparams.image_size, batch_size):
             if isinstance(image, UserError):
-                handed_in.append(Answer(path, error=str(image)))
+                handed_in.append((Answer(path, error=str(image)), None))
             else:
-                handed_in.append(Answer(path))
+                handed_in.append((Answer(path), image if pictures else None))
                 count += 1
                 yield image
         # The NPU takes whole batches only.
@@ -99,12 +132,16 @@ def classify(
         return dataset.batch(batch_size, drop_remainder=True).prefetch(1)
 
     for prediction in estimator.predict(input_fn, checkpoint_path=checkpoint):
-        while handed_in and handed_in[0].error:
-            yield handed_in.popleft()
+        while handed_in and handed_in[0][0].error:
+            yield handed_in.popleft()[0]
         if not handed_in:
             break
-        yield _answer(handed_in.popleft().path, prediction["probabilities"])
-    yield from handed_in
+        begun, image = handed_in.popleft()
+        answer = _answer(begun.path, prediction["probabilities"])
+        if pictures:
+            pictures.write(answer, image, prediction["maps"][0])
+        yield answer
+    yield from (answer for answer, _ in handed_in)
 
 
 def _read_all(paths: Sequence[str], image_size: int, together: int) -> Iterator[tuple]:
@@ -170,14 +207,9 @@ class ImageReader:
 # Output ------------------------------------------------------------------------------------------
 
 
-def printable(path: str) -> str:
-    """A path without what UTF-8 cannot hold: file names are bytes."""
-    return path.encode("utf-8", "replace").decode("utf-8")
-
-
 def text(answer: Answer, names: Sequence[str]) -> str:
     """An answer for the terminal: the path, and a line for each class; or one line."""
-    path = printable(answer.path)
+    path = files.printable(answer.path)
     if answer.error:
         return f"{path}: {answer.error}"
     lines = [
@@ -203,7 +235,7 @@ def _csv(answers, names) -> str:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["path", "rank", "class", "name", "probability", "error"])
     for answer in answers:
-        path = printable(answer.path)
+        path = files.printable(answer.path)
         if answer.error:
             writer.writerow([path, "", "", "", "", answer.error])
         for i, (label, probability) in enumerate(zip(answer.classes, answer.probabilities), 1):
@@ -218,7 +250,7 @@ def _json_lines(answers, names) -> str:
 
 
 def _as_dict(answer, names):
-    path = printable(answer.path)
+    path = files.printable(answer.path)
     if answer.error:
         return {"path": path, "error": answer.error}
     return {

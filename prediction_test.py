@@ -181,6 +181,49 @@ def test_program_classifies_images(tiny_model, image_dir, odd_dir, tmp_path):
         assert ["error" in json.loads(line) for line in file] == [False] * 10 + [True]
 
 
+def test_program_draws_pictures(tiny_model, image_dir, tmp_path):
+    """Of files of the same name, in a directory that is made, and none of what is no image."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        shutil.copy(str(image_dir / f"0{'ab'.index(name)}.jpg"), str(tmp_path / name / "same.jpg"))
+    (tmp_path / "text.jpg").write_text("not an image")
+    directory = tmp_path / "new" / "explained"
+    done = run_program(
+        tiny_model,
+        "--mode=predict",
+        f"--model_dir={tiny_model.model_dir}",
+        f"--data_dir={tiny_model.data_dir}",
+        f"--image_paths={tmp_path}/a,{tmp_path}/text.jpg,{tmp_path}/b",
+        f"--explain_dir={directory}",
+        status=1,
+    )
+    assert "1 of 3 images could not be read" in done.err and "Traceback" not in done.err
+    assert sorted(os.listdir(str(directory))) == ["0001_same.jpg", "0002_same.jpg"]
+    pictures = [np.asarray(Image.open(str(path))) for path in sorted(directory.iterdir())]
+    assert pictures[0].shape == pictures[1].shape and (pictures[0] != pictures[1]).any()
+    left, right = pictures[0][12:332, 12:332], pictures[0][12:332, 344:664]
+    # The left image is grey as the digit is, the right one has the colours of the map.
+    assert np.ptp(left.astype(int), axis=2).max() < 12 < np.ptp(right.astype(int), axis=2).max()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--image_paths=x.jpg", "--explain_dir=FILE"], "--explain_dir=FILE cannot be written to"),
+        (["--explain_dir=DIR"], "--explain_dir=DIR needs --image_paths."),
+    ],
+)
+def test_wrong_explain_dir(tiny_model, tmp_path, arguments, message):
+    (tmp_path / "file").write_text("")
+    places = {"FILE": str(tmp_path / "file"), "DIR": str(tmp_path)}
+    for word, path in places.items():
+        arguments = [argument.replace(word, path) for argument in arguments]
+        message = message.replace(word, path)
+    model_dir, data_dir = f"--model_dir={tiny_model.model_dir}", f"--data_dir={tiny_model.data_dir}"
+    done = run_program(tiny_model, "--mode=predict", model_dir, data_dir, *arguments, status=1)
+    assert f"amoeba_net.py: {message}" in done.err and "Traceback" not in done.log
+
+
 def test_program_exports(tiny_model, tmp_path):
     run_program(
         tiny_model,

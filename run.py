@@ -15,6 +15,7 @@ import numpy as np
 import tqdm
 
 import amoeba_net_model
+import evaluation_report
 import model_builder
 import prediction
 import serving
@@ -117,7 +118,11 @@ class Run:
             amoeba_net_model.AmoebaNetEstimatorModel, model_dir=self.model_dir, device=device
         )
         self.trainer = estimator(model(hparams).model_fn, training=True)
-        self.estimator = estimator(model(self.eval_hparams).model_fn)
+        self.report = evaluation_report.requested(options.report_dir, options.data_dir, hparams)
+        watch = self.report and self.report.watch
+        explains = bool(options.explain_dir)
+        evaluated = model(self.eval_hparams, explains=explains, watch_evaluation=watch)
+        self.estimator = estimator(evaluated.model_fn)
         for name, value in hparams.values().items():
             tf.logging.info("%s = %s", name, value)
 
@@ -214,9 +219,10 @@ class Run:
         """Classifies the user's own images."""
         names = class_names(self.options.data_dir, self.hparams.num_label_classes)
         paths = prediction.find_images(self.options.image_paths)
+        pictures = prediction.requested_pictures(self.options.explain_dir, names)
         answers = []
         for answer in prediction.classify(
-            self.estimator, self.checkpoint_to_read(), self.hparams, paths
+            self.estimator, self.checkpoint_to_read(), self.hparams, paths, pictures
         ):
             print(prediction.text(answer, names), flush=True)
             answers.append(answer)
@@ -341,6 +347,8 @@ class Run:
             tf.logging.info("Rank %d leaves evaluation to rank 0.", self.device.rank)
             return
         timing = SessionTimingHook()
+        if self.report:
+            self.report.start(self.eval_input)
         with self.eval_input.naming_bad_records():
             found = self.estimator.evaluate(
                 self.eval_input.input_fn,
@@ -348,33 +356,36 @@ class Run:
                 hooks=[timing, interruption.CheckHook(self.stopper)],
                 checkpoint_path=checkpoint,
             )
+        step = int(found["global_step"])
         loss, images = amoeba_net_model.mean_loss(
             found["loss"], self.eval_hparams, self.eval_input.num_images
         )
         metrics = {"loss": loss, **{name: found[name] for name in _ACCURACIES}}
         if self.shares:
             metrics = {name: float(value) for name, value in metrics.items()}
+            part = self.report and self.report.found
             if not self.device.is_chief:
-                self.shares.deliver(checkpoint, images, metrics)
+                self.shares.deliver(checkpoint, images, metrics, part and part.to_json())
                 return
-            images, means = self.shares.collect(checkpoint, images, metrics)
+            images, means = self.shares.collect(checkpoint, images, metrics, part and part.merge)
             metrics = {name: np.float32(mean) for name, mean in means.items()}
-        step = int(found["global_step"])
         tf.logging.info("Evaluation results: %s", {**metrics, "global_step": step})
         figures = timing.statistics(self.hparams.eval_batch_size)
         figures["best"] = best.keep_if_best(
             self.model_dir, checkpoint, step, metrics["top_1_accuracy"]
         )
-        self.record("eval", checkpoint, step, {**metrics, "images": images}, figures)
+        recorded = self.record("eval", checkpoint, step, {**metrics, "images": images}, figures)
         curves.draw_or_warn(self.model_dir)
+        if self.report:
+            self.report.write(recorded, self.model_dir, may_fail=self.options.trains)
 
     def record(self, kind: str, checkpoint: str, step: int, metrics: dict, speed: dict):
-        """Appends a record to results.json."""
+        """Appends a record to results.json, and returns it as it is there."""
         gc.collect()  # The last graph: 100 MB of reference cycles.
         allocator.return_free_memory()  # The next graph would not fit into the gaps.
         if not self.device.writes:
-            return
-        results.append_result(
+            return None
+        return results.append_result(
             self.model_dir,
             kind,
             {

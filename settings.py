@@ -4,6 +4,7 @@ The entry points define the flags; no other module sees them. A wrong value rais
 names the flag, the value, and what is legal, before a graph is built.
 """
 
+import importlib.util
 import math
 import os
 import re
@@ -60,6 +61,8 @@ class RunOptions(NamedTuple):
     inference_batch_sizes: Sequence[int] = (8,)
     image_paths: Sequence[str] = ()
     predictions_file: Optional[str] = None
+    explain_dir: Optional[str] = None
+    report_dir: Optional[str] = None
     # Training.
     train_steps: int = 0  # 0: num_epochs decides.
     lr_scaling: str = "none"  # Or 'linear': `scale_learning_rate` has changed the model's `lr`.
@@ -229,6 +232,7 @@ def check(hparams: HParams, run: RunOptions):
     _check_image_size(hparams, run.trains)
     _check_export(run)
     _check_image_paths(run)
+    _check_report(run)
 
 
 def _check_regular_expression(name: str, expression: Optional[str]):
@@ -267,6 +271,8 @@ def _check_image_paths(run: RunOptions):
         raise UserError(
             f"--image_paths works with --mode=predict only, not with --mode={run.mode}."
         )
+    if run.explain_dir and not run.image_paths:
+        raise UserError(f"--explain_dir={run.explain_dir} needs --image_paths.")
     if run.predictions_file:
         if not run.image_paths:
             raise UserError(f"--predictions_file={run.predictions_file} needs --image_paths.")
@@ -276,6 +282,31 @@ def _check_image_paths(run: RunOptions):
                 f"--predictions_file={run.predictions_file}: expected a file in a directory "
                 "that exists."
             )
+
+
+def _check_report(run: RunOptions):
+    if not run.report_dir:
+        return
+    if run.mode not in ("eval", "train_and_eval"):
+        raise UserError(
+            f"--report_dir={run.report_dir} works with --mode=eval and --mode=train_and_eval only, "
+            f"not with --mode={run.mode}."
+        )
+    if not importlib.util.find_spec("jinja2"):
+        raise UserError(
+            "--report_dir needs Jinja2: install what requirements.txt lists, or leave the flag out."
+        )
+
+
+def _make_writable(flag: str, directory: str):
+    """Makes the directory of a flag, and checks that files can be written there."""
+    try:
+        tf.io.gfile.makedirs(directory)
+        files.check_writable(directory)
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(
+            f"--{flag}={directory} cannot be written to: {error}. Use another directory."
+        ) from error
 
 
 def _check_device(hparams: HParams, run: RunOptions, device: Device):
@@ -315,7 +346,9 @@ def _check_batch_size(name: str, hparams: HParams, devices: int = 1):
 
 
 def check_directories(hparams: HParams, run: RunOptions, device: Device):
-    """Checks that there is data to read and that the model directory can be written to."""
+    """Checks that there is data to read and that the directories can be written to."""
+    if run.explain_dir:
+        _make_writable("explain_dir", run.explain_dir)
     if not run.results_dir:
         return
     trains = run.trains and not device.is_evaluator
@@ -326,13 +359,9 @@ def check_directories(hparams: HParams, run: RunOptions, device: Device):
             imagenet_input.check_num_eval_images(run.data_dir, hparams)
     if hparams.init_checkpoint:
         _check_init_checkpoint(hparams.init_checkpoint, run)
-    try:
-        tf.io.gfile.makedirs(run.model_dir)
-        files.check_writable(run.model_dir)
-    except (tf.errors.OpError, OSError) as error:
-        raise UserError(
-            f"--model_dir={run.model_dir} cannot be written to: {error}. Use another directory."
-        ) from error
+    _make_writable("model_dir", run.model_dir)
+    if run.report_dir:
+        _make_writable("report_dir", run.report_dir)
 
 
 def _check_init_checkpoint(init_checkpoint: str, run: RunOptions):

@@ -10,7 +10,7 @@ import io
 import os
 import re
 import sys
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from common import files
 from common.errors import UserError
@@ -26,6 +26,27 @@ _PARTS = {
 }
 
 
+class Curve(NamedTuple):
+    """One curve of a training: its (step, value) points."""
+
+    name: str
+    points: List[Tuple[int, float]]
+    is_evaluation: bool
+
+
+def read_parts(model_dir: str) -> Dict[str, List[Curve]]:
+    """Returns the curves in a model directory's event files by the title of their part."""
+    scalars = {name: read_scalars(os.path.join(model_dir, name)) for name in ("", "eval")}
+    return {
+        title: [
+            Curve(label, scalars[name][tag], bool(name))
+            for name, tag, label in curves
+            if scalars[name].get(tag)
+        ]
+        for title, curves in _PARTS.items()
+    }
+
+
 def draw(model_dir: str, path: Optional[str] = None) -> str:
     """Draws the curves into a PNG, by default in the model directory; returns its path.
 
@@ -39,19 +60,17 @@ def draw(model_dir: str, path: Optional[str] = None) -> str:
     except ImportError as error:
         raise UserError(f"Curves need matplotlib: {error}.") from error
 
-    scalars = {name: read_scalars(os.path.join(model_dir, name)) for name in ("", "eval")}
-    if not any(tag in scalars[name] for part in _PARTS.values() for name, tag, _ in part):
+    parts = read_parts(model_dir)
+    if not any(parts.values()):
         raise UserError(f"The event files in {model_dir} tell of no loss and no accuracy.")
     figure = Figure(figsize=(8, 9), tight_layout=True)
     canvas = FigureCanvasAgg(figure)
-    for axes, (title, curves) in zip(figure.subplots(len(_PARTS), 1, sharex=True), _PARTS.items()):
+    for axes, (title, curves) in zip(figure.subplots(len(parts), 1, sharex=True), parts.items()):
         axes.set_title(title)
-        for name, tag, label in curves:
-            points = scalars[name].get(tag)
-            if points:
-                marker = "o" if name else None  # Evaluations are few.
-                axes.plot(*zip(*points), marker=marker, markersize=3, label=label)
-                axes.legend()
+        for curve in curves:
+            marker = "o" if curve.is_evaluation else None  # Evaluations are few.
+            axes.plot(*zip(*curve.points), marker=marker, markersize=3, label=curve.name)
+            axes.legend()
         axes.grid(True, alpha=0.3)
     axes.set_xlabel("step")
     picture = io.BytesIO()

@@ -37,6 +37,11 @@ def write_bytes(path: str, data: bytes):
         _write(temporary, data)
 
 
+def printable(path: str) -> str:
+    """A path without what UTF-8 cannot hold: file names are bytes."""
+    return path.encode("utf-8", "replace").decode("utf-8")
+
+
 def check_writable(directory: str):
     """Raises an error of the operating system, or of TensorFlow, if no file can be written."""
     path = temporary_path(os.path.join(directory, "write_test"))

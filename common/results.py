@@ -15,19 +15,23 @@ from common.runtime import tf
 FILE_NAME = "results.json"
 
 
-def append_result(model_dir: str, kind: str, record: Dict[str, Any]):
+def append_result(model_dir: str, kind: str, record: Dict[str, Any]) -> Dict[str, Any]:
     """Adds a record to the list in `results.json`; the file is replaced as a whole.
 
     Args:
         model_dir: directory of the file, which is created if it does not exist.
         kind: 'train', 'eval' or 'predict'.
         record: values that JSON can represent; numpy scalars are converted.
+
+    Returns:
+        The record as it was written.
     """
     path = os.path.join(model_dir, FILE_NAME)
     with files.locked(model_dir):
         records = read_results(model_dir)
         records.append({"kind": kind, "time": _now(), **record, "versions": versions()})
         files.write_text(path, json.dumps(records, indent=1, default=_plain) + "\n")
+        return json.loads(json.dumps(records[-1], default=_plain))
 
 
 def read_results(model_dir: str) -> List[Dict[str, Any]]:

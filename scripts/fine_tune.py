@@ -4,8 +4,9 @@
     python scripts/fine_tune.py --image_dir=PHOTOS --init_checkpoint=MODEL --output_dir=OUT
 
 PHOTOS has one folder a class, or train/ and validation/ of them; without validation images a tenth
-of each class is split off. OUT gets the data set (data/), the training (model/) and the SavedModel
-(export/). The same command goes on where it was interrupted.
+of each class is split off. OUT gets the data set (data/), the training (model/), the report of its
+evaluation (report/) and the SavedModel (export/). The same command goes on where it was
+interrupted.
 
 The network is that of the checkpoint: its flags are read from the results.json beside it. Where
 there is none, and to change anything of the recipe, give flags of amoeba_net.py at the end, after
@@ -22,6 +23,7 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 
 import amoeba_net_model
+import evaluation_report
 from common import results
 from common.checkpoints import selection
 from common.data import tfrecords
@@ -71,6 +73,7 @@ def training_command(options, checkpoint: str, info: dict) -> list:
         "mode": "train_and_eval",
         "data_dir": os.path.join(options.output_dir, "data"),
         "model_dir": os.path.join(options.output_dir, "model"),
+        "report_dir": os.path.join(options.output_dir, "report"),
         "export_dir": os.path.join(options.output_dir, "export"),
         "init_checkpoint": options.init_checkpoint,
         "train_batch_size": min(BATCH_SIZE, images),
@@ -116,13 +119,14 @@ def main():
 
 
 def report(output_dir: str):
-    """Prints the accuracy and where the classifier is."""
+    """Prints the accuracy and where the report and the classifier are."""
     metrics = results.evaluations(os.path.join(output_dir, "model"))[-1]["metrics"]
     export = os.path.join(output_dir, "export")
     newest = max(name for name in os.listdir(export) if name.isdigit())
     print(
         f"\n{metrics['top_1_accuracy']:.4f} of the {metrics['images']} validation images are right "
-        f"(top-1).\nSavedModel: {os.path.join(export, newest)}"
+        f"(top-1).\nReport: {os.path.join(output_dir, 'report', evaluation_report.PAGE)}"
+        f"\nSavedModel: {os.path.join(export, newest)}"
     )
 
 

@@ -54,6 +54,10 @@ def test_from_a_folder_to_a_classifier_of_new_photographs(source, tmp_path):
     hparams = results.read_results(os.path.join(out, "model"))[-1]["hparams"]
     assert (hparams["reduction_size"], hparams["image_size"], hparams["lr"]) == (8, 40, 0.1)
 
+    report = ended.out.strip().rsplit("Report: ", 1)[1].splitlines()[0]
+    assert report == f"{out}/report/report.html"
+    with open(report, encoding="utf-8") as file:
+        assert "raccoon" in file.read()
     exported = ended.out.strip().rsplit("SavedModel: ", 1)[1]
     with tf.Graph().as_default(), CpuSession() as session:
         model = tf.saved_model.load(session, ["serve"], exported)

@@ -19,7 +19,7 @@ bash "$root/scripts/setup_env.sh"
 "$python" "$root/scripts/make_digits.py" "$data"
 
 "$python" "$root/amoeba_net.py" --flagfile="$root/scripts/quickstart.flags" \
-  --data_dir="$data" --model_dir="$model" --random_seed="$seed" "${@:2}" &
+  --data_dir="$data" --model_dir="$model" --report_dir="$model/report" --random_seed="$seed" "${@:2}" &
 training=$!
 # Passes signals on, and the training's status: 75 when it has stopped in order and can go on.
 trap 'kill -TERM "$training" 2>/dev/null || true' TERM INT
@@ -38,6 +38,7 @@ print(f"""
 AmoebaNet-D, {result['global_step']} steps: {metrics['top_1_accuracy']:.4f} of the {metrics['images']} held-out digits are right (top-1).""")
 REPORT
 cat <<NEXT
+Report:      $model/report/report.html
 All figures: $model/results.json
 Picture:     $model/curves.png
 Curves:      $venv/bin/tensorboard --logdir $root/quickstart_run

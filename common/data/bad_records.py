@@ -68,6 +68,7 @@ class BadRecords:
 
     Attributes:
         num_decoded: how many records are in the batches so far.
+        places: (file, place in it) of the records in the last batch, in order, without padding.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class BadRecords:
         self._found = set()  # (file, index) of the bad ones.
         self._read_since_batch = 0
         self.num_decoded = 0
+        self.places = []
         self._error = None
 
     @property
@@ -114,12 +116,12 @@ class BadRecords:
         """The `Record`s of a file, given its number: int64 []."""
         # A file that cannot be opened would fail for ever: it counts as one without records.
         path = tf.gather(list(self._files), file)
-        path = tf.where(_call(self._is_readable, tf.bool, file), path, os.devnull)
+        path = tf.where(call_python(self._is_readable, tf.bool, file), path, os.devnull)
         data = tf.data.TFRecordDataset(path, buffer_size=_READ_BUFFER_BYTES)
         # After damage nothing more comes from a file; empty records take the place of what is lost.
         data = data.apply(tf.data.experimental.ignore_errors())
         data = data.concatenate(tf.data.Dataset.from_tensors("").repeat())
-        data = data.take(_call(self._count, tf.int64, file))
+        data = data.take(call_python(self._count, tf.int64, file))
         return tf.data.Dataset.zip(
             Record(
                 file=tf.data.Dataset.from_tensors(file).repeat(),
@@ -134,7 +136,7 @@ class BadRecords:
         records = records.enumerate().batch(_NOTED_TOGETHER)
         records = records.apply(
             tf.data.experimental.take_while(
-                lambda number, record: _call(
+                lambda number, record: call_python(
                     self._note_read, tf.bool, number, record.file, record.index
                 )
             )
@@ -145,7 +147,7 @@ class BadRecords:
         """Finds the bad ones by the numbers that are missing: x of batches of (number, x)."""
         batches = batches.apply(
             tf.data.experimental.take_while(
-                lambda number, batch: _call(self._note_decoded, tf.bool, number)
+                lambda number, batch: call_python(self._note_decoded, tf.bool, number)
             )
         )
         return batches.map(lambda number, batch: batch)
@@ -209,9 +211,12 @@ class BadRecords:
             self._read_since_batch = 0
             self.num_decoded += int((number != NO_RECORD).sum())
             decoded, last = set(number.tolist()), number.max()
+            self.places = []
             while self._pending and self._pending[0][0] <= last and not self._error:
                 pending, file, index = self._pending.popleft()
-                if pending not in decoded:
+                if pending in decoded:
+                    self.places.append((self._files[file], index))
+                else:
                     problem = self._problem(file, index)
                     self._add(file, index, problem or "could not be used, but now it can")
             if self._error and self._raise_errors:
@@ -267,7 +272,7 @@ class BadRecords:
         return "cannot be read"
 
 
-def _call(function: Callable, dtype: tf.DType, *args: tf.Tensor) -> tf.Tensor:
+def call_python(function: Callable, dtype: tf.DType, *args: tf.Tensor) -> tf.Tensor:
     """A Python function's answer, a scalar."""
     answer = tf.numpy_function(function, args, dtype)
     answer.set_shape([])

@@ -9,7 +9,7 @@ ranks share, since a rank that has delivered its share need not wait for anybody
 import json
 import os
 import time
-from typing import Callable, Dict
+from typing import Any, Callable, Dict, Optional
 
 from common import files
 from common.errors import UserError
@@ -52,18 +52,29 @@ class Shares:
         self._wait_for(f"{path}.index", "rank 0 to save")
         return path
 
-    def deliver(self, checkpoint: str, images: int, metrics: Dict[str, float]):
-        """Leaves what this rank found for rank 0: means over `images` images."""
+    def deliver(self, checkpoint: str, images: int, metrics: Dict[str, float], details=None):
+        """Leaves what this rank found for rank 0: means over `images` images, and any JSON."""
         tf.io.gfile.makedirs(self._directory)
-        share = {"images": images, "metrics": metrics}
+        share = {"images": images, "metrics": metrics, "details": details}
         files.write_text(self._path(checkpoint, self._rank), json.dumps(share))
 
-    def collect(self, checkpoint: str, images: int, metrics: Dict[str, float]):
-        """(number of images, means over them) of all ranks together; rank 0 has those given."""
+    def collect(
+        self,
+        checkpoint: str,
+        images: int,
+        metrics: Dict[str, float],
+        take_details: Optional[Callable[[Any], None]] = None,
+    ):
+        """(number of images, means over them) of all ranks together; rank 0 has those given.
+
+        `take_details` is called with the `details` of each other rank.
+        """
         shares = [{"images": images, "metrics": metrics}]
         for rank in range(self._size):
             if rank != self._rank:
                 shares.append(self._take(checkpoint, rank))
+                if take_details:
+                    take_details(shares[-1]["details"])
         total = sum(share["images"] for share in shares)
         means = {
             name: sum(share["images"] * share["metrics"][name] for share in shares) / total

@@ -14,9 +14,11 @@ def checkpoint(tmp_path):
 
 def test_rank_0_has_the_means_over_all_images(tmp_path, checkpoint):
     ranks = [Shares(str(tmp_path), 3, rank, timeout=600) for rank in range(3)]
-    ranks[1].deliver(checkpoint, 3, {"loss": 2.0, "top_1_accuracy": 1.0})
-    ranks[2].deliver(checkpoint, 2, {"loss": 4.0, "top_1_accuracy": 0.5})
-    images, means = ranks[0].collect(checkpoint, 3, {"loss": 1.0, "top_1_accuracy": 0.0})
+    ranks[1].deliver(checkpoint, 3, {"loss": 2.0, "top_1_accuracy": 1.0}, {"of": [1]})
+    ranks[2].deliver(checkpoint, 2, {"loss": 4.0, "top_1_accuracy": 0.5}, {"of": [2]})
+    own, details = {"loss": 1.0, "top_1_accuracy": 0.0}, []
+    images, means = ranks[0].collect(checkpoint, 3, own, details.append)
+    assert details == [{"of": [1]}, {"of": [2]}]
     assert images == 8
     assert means == {"loss": 17.0 / 8, "top_1_accuracy": 0.5}
     assert not list((tmp_path / "evaluation_shares").iterdir())
