@@ -370,10 +370,8 @@ class Run:
             images, means = self.shares.collect(checkpoint, images, metrics, part and part.merge)
             metrics = {name: np.float32(mean) for name, mean in means.items()}
         tf.logging.info("Evaluation results: %s", {**metrics, "global_step": step})
-        figures = timing.statistics(self.hparams.eval_batch_size)
-        figures["best"] = best.keep_if_best(
-            self.model_dir, checkpoint, step, metrics["top_1_accuracy"]
-        )
+        is_best = best.keep_if_best(self.model_dir, checkpoint, step, metrics["top_1_accuracy"])
+        figures = {**timing.statistics(self.hparams.eval_batch_size), "best": is_best}
         recorded = self.record("eval", checkpoint, step, {**metrics, "images": images}, figures)
         curves.draw_or_warn(self.model_dir)
         if self.report:
