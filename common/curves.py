@@ -6,7 +6,9 @@ Training draws it after each round; to draw it at another time:
 """
 
 import argparse
+import contextlib
 import io
+import math
 import os
 import re
 import sys
@@ -24,6 +26,14 @@ _PARTS = {
     "accuracy": [("eval", "top_1_accuracy", "top-1"), ("eval", "top_5_accuracy", "top-5")],
     "learning rate": [("", "learning_rate", "learning rate")],
 }
+# Of several runs: title of each part, and the part and the name of the curve above.
+_PARTS_OF_RUNS = [
+    ("training loss", "loss", "training"),
+    ("evaluation loss", "loss", "evaluation"),
+    ("top-1 accuracy", "accuracy", "top-1"),
+    ("learning rate", "learning rate", "learning rate"),
+]
+_LINES = ["-", "--", ":", "-."]
 
 
 class Curve(NamedTuple):
@@ -54,29 +64,79 @@ def draw(model_dir: str, path: Optional[str] = None) -> str:
         UserError: there is nothing to draw, or matplotlib is not installed.
     """
     path = path or os.path.join(model_dir, FILE_NAME)
+    with _picture(path, 8, 9) as figure:
+        parts = read_parts(model_dir)
+        if not any(parts.values()):
+            raise UserError(f"The event files in {model_dir} tell of no loss and no accuracy.")
+        all_axes = figure.subplots(len(parts), 1, sharex=True)
+        for axes, (title, curves) in zip(all_axes, parts.items()):
+            axes.set_title(title)
+            for curve in curves:
+                _plot(axes, curve, label=curve.name)
+                axes.legend()
+            axes.grid(True, alpha=0.3)
+        axes.set_xlabel("step")
+    return path
+
+
+def draw_runs(model_dirs: Dict[str, str], path: str):
+    """Draws the curves of several trainings into one PNG.
+
+    Args:
+        model_dirs: the trainings' directories, by the names that the legend shows.
+        path: of the picture.
+
+    Raises:
+        UserError: there is nothing to draw, or matplotlib is not installed.
+    """
+    columns = min(len(model_dirs), 150 // (max(map(len, model_dirs)) + 8) or 1)
+    legend_height = 0.25 * math.ceil(len(model_dirs) / columns) + 0.2
+    height = 8 + legend_height
+    with _picture(path, 12, height, bottom=legend_height / height) as figure:
+        runs = [read_parts(directory) for directory in model_dirs.values()]
+        if not any(any(parts.values()) for parts in runs):
+            raise UserError("The event files of the runs tell of no loss and no accuracy.")
+        for axes, (title, part, name) in zip(figure.subplots(2, 2).flat, _PARTS_OF_RUNS):
+            axes.set_title(title)
+            lines = []
+            for i, parts in enumerate(runs):
+                found = [curve for curve in parts[part] if curve.name == name]
+                curve = found[0] if found else Curve(name, [], False)
+                # Ten colours, then these with another style of line.
+                style = {"color": f"C{i % 10}", "linestyle": _LINES[i // 10 % len(_LINES)]}
+                lines.append(_plot(axes, curve, alpha=0.8, **style))
+            axes.set_xlabel("step")
+            axes.grid(True, alpha=0.3)
+        figure.legend(lines, list(model_dirs), loc="lower center", ncol=columns, frameon=False)
+
+
+@contextlib.contextmanager
+def _picture(path: str, width: float, height: float, bottom: float = 0):
+    """An empty figure of a size in inches, which is written to a PNG at the end of the block.
+
+    Args:
+        bottom: the fraction of the height that is kept free at the bottom.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # Slow, and needed here only.
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UserError(f"Curves need matplotlib: {error}.") from error
-
-    parts = read_parts(model_dir)
-    if not any(parts.values()):
-        raise UserError(f"The event files in {model_dir} tell of no loss and no accuracy.")
-    figure = Figure(figsize=(8, 9), tight_layout=True)
+    figure = Figure(figsize=(width, height))
     canvas = FigureCanvasAgg(figure)
-    for axes, (title, curves) in zip(figure.subplots(len(parts), 1, sharex=True), parts.items()):
-        axes.set_title(title)
-        for curve in curves:
-            marker = "o" if curve.is_evaluation else None  # Evaluations are few.
-            axes.plot(*zip(*curve.points), marker=marker, markersize=3, label=curve.name)
-            axes.legend()
-        axes.grid(True, alpha=0.3)
-    axes.set_xlabel("step")
+    yield figure
+    figure.tight_layout(rect=(0, bottom, 1, 1))
     picture = io.BytesIO()
     canvas.print_png(picture)
     files.write_bytes(path, picture.getvalue())
-    return path
+
+
+def _plot(axes, curve: Curve, **style):
+    """Plots a curve, which may be empty; returns its line."""
+    marker = "o" if curve.is_evaluation else None  # Evaluations are few.
+    steps, values = zip(*curve.points) if curve.points else ((), ())
+    (line,) = axes.plot(steps, values, marker=marker, markersize=3, **style)
+    return line
 
 
 def draw_or_warn(model_dir: str):
