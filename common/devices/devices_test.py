@@ -119,12 +119,13 @@ def test_threads_of_tensorflow_with_mkl(monkeypatch):
     monkeypatch.setattr(cpu.runtime, "uses_openmp", lambda: True)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(6))
-    config = choosing.choose("cpu").session_config()
+    device = choosing.choose("cpu")
+    config = device.session_config()
     assert (config.intra_op_parallelism_threads, config.inter_op_parallelism_threads) == (6, 2)
-    assert os.environ["OMP_NUM_THREADS"] == "6"
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")  # The user's own choice stays.
+    assert os.environ["OMP_NUM_THREADS"] == "3" and not device.trains_pointwise_as_matmul
+    monkeypatch.setenv("OMP_NUM_THREADS", "6")  # The user's own choice stays.
     choosing.choose("cpu").session_config(training=True)
-    assert os.environ["OMP_NUM_THREADS"] == "3"
+    assert os.environ["OMP_NUM_THREADS"] == "6"
 
 
 def test_cpu_session_stays_on_the_cpu():
