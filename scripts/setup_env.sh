@@ -3,7 +3,8 @@
 #
 #   bash scripts/setup_env.sh        then use .venv/bin/python
 #
-# TensorFlow 1.15 if there is a Python 3.7, otherwise TensorFlow 2.15 on Python 3.11, 3.10 or 3.9.
+# TensorFlow 2.15, the faster one, if there is a Python 3.11, 3.10 or 3.9, otherwise TensorFlow 1.15
+# on Python 3.7. An environment that is there keeps its release.
 # Quick when nothing has changed. Environment variables:
 #   RUNTIME=1.15 or 2.15             chooses the release of TensorFlow
 #   PYTHON=/path/to/python           chooses the interpreter
@@ -61,7 +62,7 @@ find_version() {
 # Prints a fitting interpreter: one that is there, or one that uv or conda installs.
 find_python() {
   local version candidate wanted=3.11
-  for version in 3.7 3.11 3.10 3.9; do
+  for version in 3.11 3.10 3.9 3.7; do
     candidate=$(find_version "$version") && fits "$candidate" && echo "$candidate" && return
   done
   [[ $runtime == 1.15 ]] && wanted=3.7

@@ -64,7 +64,7 @@ def set_up(tmp_path):
     "versions, release, version",
     [
         ((7,), "1.15", 7),
-        ((7, 11), "1.15", 7),
+        ((7, 11), "2.15", 11),
         ((9, 12), "2.15", 9),
         ((9, 10, 11, 13), "2.15", 11),
     ],
@@ -83,10 +83,10 @@ def test_release_follows_from_the_pythons_there_are(set_up, versions, release, v
 
 
 def test_choosing_the_release_makes_another_environment(set_up):
-    assert "TensorFlow 1.15 on Python 3.7.1" in set_up(7, 11).stdout
-    assert "TensorFlow 2.15 on Python 3.11.1" in set_up(7, 11, RUNTIME="2.15").stdout
-    assert "Creating" not in set_up(7, 11).stdout  # Either release will do.
+    assert "TensorFlow 2.15 on Python 3.11.1" in set_up(7, 11).stdout
     assert "TensorFlow 1.15 on Python 3.7.1" in set_up(7, 11, RUNTIME="1.15").stdout
+    assert "Creating" not in set_up(7, 11).stdout  # Either release will do.
+    assert "TensorFlow 2.15 on Python 3.11.1" in set_up(7, 11, RUNTIME="2.15").stdout
     assert "Python 3.10.1" in set_up(7, 10, 11, PYTHON=set_up.python(10)).stdout
 
 
