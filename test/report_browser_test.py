@@ -1,27 +1,17 @@
-"""The evaluation report as its reader uses it: in Chromium, if that and its driver are installed.
-
-On Debian: apt-get install chromium chromium-driver.
-"""
+"""The evaluation report as its reader uses it, in a browser."""
 
 import csv
 import os
-import shutil
 import time
 
+import browser as browsers
 import pytest
 
 import evaluation_report
 from common.report import statistics
 from scripts.benchmarks import benchmark_report
 
-_BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
-_DRIVER = shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.skipif(
-        not (_BROWSER and _DRIVER), reason="needs Chromium and its driver: see the docstring"
-    ),
-    pytest.mark.xdist_group("browser"),
-]
+pytestmark = [browsers.needed, pytest.mark.xdist_group("browser")]
 _EVIL = '<script>window.executed = true</script><img src=x onerror="window.executed = true">'
 
 
@@ -39,23 +29,12 @@ def report(tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser(report):
     """The browser with the report's page."""
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = _BROWSER
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(service=Service(_DRIVER), options=options)
-    try:
+    with browsers.chromium() as driver:
         _, directory = report
         behavior = {"behavior": "allow", "downloadPath": directory}
         driver.execute_cdp_cmd("Browser.setDownloadBehavior", behavior)
         driver.get(f"file://{directory}/{evaluation_report.PAGE}")
         yield driver
-    finally:
-        driver.quit()
 
 
 def _rows(browser, table):
