@@ -10,7 +10,7 @@ from common.data import image_sources
 from common.errors import UserError
 
 MAX_BYTES = 20_000_000
-# Decoding takes up to 16 bytes a pixel: Pillow's copies of an image with transparent parts.
+# Decoding takes up to 20 bytes a pixel: Pillow's copies of an image with transparent parts.
 MAX_PIXELS = 50_000_000
 # TensorFlow decodes all pictures of a GIF to take the first.
 _MAX_PICTURES = 1000
