@@ -20,7 +20,7 @@ import model_builder
 import prediction
 import serving
 import train_step
-from common import curves, results
+from common import curves, hparams_tab, results
 from common.checkpoints import best, reading, selection, storage
 from common.data import allocator
 from common.data.class_names import class_names
@@ -262,6 +262,8 @@ class Run:
         if self.current_step() >= max_steps:
             tf.logging.info("Step %d is reached already: nothing to train.", max_steps)
             return
+        if self.device.is_chief:
+            hparams_tab.write_or_warn(self.model_dir, self.hparams.values())
         summary_dir = self.model_dir if self.device.writes else None
         throughput = ThroughputHook(
             self.hparams.train_batch_size, summary_dir, every_n_steps=self.options.log_steps
@@ -291,11 +293,10 @@ class Run:
                 self.saving_listeners(),
                 self.stopper.check,
             )
-        metrics = {"loss": loss.value}
         figures = {**throughput.statistics(), "losses": loss.history}
         checkpoint = selection.latest(self.model_dir)
         step = self.current_step()
-        self.record("train", checkpoint, step, metrics, figures)
+        self.record("train", checkpoint, step, {"loss": loss.value}, figures)
         if self.device.is_chief:
             curves.draw_or_warn(self.model_dir)
         if self.stopper.name:

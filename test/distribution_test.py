@@ -163,7 +163,7 @@ def test_the_chief_alone_writes(two):
     (train,) = [r for r in results.read_results(model_dir) if r["kind"] == "train"]
     assert (train["num_devices"], train["global_step"]) == (2, _FIRST_STEP + _STEPS)
     assert train["metrics"]["loss"] == pytest.approx(float(chief["losses"][-1]), rel=1e-6)
-    assert len(glob.glob(f"{model_dir}/events.*")) == 1
+    assert len(glob.glob(f"{model_dir}/events.*")) == 2  # One of them for the HParams tab.
 
 
 def test_the_evaluator_evaluates_each_checkpoint_and_ends_with_training(two):
