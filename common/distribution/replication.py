@@ -78,7 +78,7 @@ def _packs(tensors: Sequence[tf.Tensor]) -> List[List[tf.Tensor]]:
 def applying_sums(optimizer: tf.train.Optimizer) -> tf.train.Optimizer:
     """The optimizer for gradients that `sum_of_gradients` has summed over the replicas.
 
-    By itself an optimizer sums them once more, where TensorFlow 1.15 sends a message a variable.
+    By itself an optimizer sums them once more, where older releases send a message a variable.
     """
     return _SummedOptimizer(optimizer) if tf.distribute.has_strategy() else optimizer
 

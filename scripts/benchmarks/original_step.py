@@ -5,7 +5,7 @@ r"""The training step of the TPU original, measured for benchmark_train.py besid
         --beside="original=python scripts/benchmarks/original_step.py DIRECTORY"
 
 DIRECTORY is models/official/amoeba_net of https://github.com/tensorflow/tpu; its code needs
-TensorFlow 1.15. Its network gets this project's hyper-parameters where it has the same ones, and
+TensorFlow's contrib modules. Its network gets this project's hyper-parameters where it has the same ones, and
 runs in the session that an Estimator would open.
 """
 
