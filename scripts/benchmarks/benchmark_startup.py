@@ -9,7 +9,8 @@ Without --data_dir it makes TFRecords of photographs that come with scikit-learn
 
 With --original, the TPU original takes turns with it: models/official/amoeba_net of
 https://github.com/tensorflow/tpu, whose training step original_step.py builds and runs once, in
-a TensorFlow that still runs it. That is less than a whole program does: there is no input and no Estimator.
+a TensorFlow that still runs it. That is less than a whole program does: there is no input and no
+Estimator.
 """
 
 import argparse

@@ -5,8 +5,8 @@ r"""The training step of the TPU original, measured for benchmark_train.py besid
         --beside="original=python scripts/benchmarks/original_step.py DIRECTORY"
 
 DIRECTORY is models/official/amoeba_net of https://github.com/tensorflow/tpu; its code needs
-TensorFlow's contrib modules. Its network gets this project's hyper-parameters where it has the same ones, and
-runs in the session that an Estimator would open.
+TensorFlow's contrib modules. Its network gets this project's hyper-parameters where it has the same
+ones, and runs in the session that an Estimator would open.
 """
 
 import argparse
