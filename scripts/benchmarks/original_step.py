@@ -13,9 +13,12 @@ import argparse
 import json
 import os
 import sys
-import time
 
 import tensorflow.compat.v1 as tf
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from scripts.benchmarks import turns
 
 
 def main():
@@ -23,17 +26,7 @@ def main():
     parser.add_argument("directory", help="models/official/amoeba_net of tensorflow/tpu")
     parser.add_argument("--hparams", type=json.loads, required=True, help="this project's, as JSON")
     arguments = parser.parse_args()
-    step = training_step(arguments.directory, arguments.hparams)
-    step()
-    first_step = time.time() - float(os.environ["BENCHMARK_STARTED"])
-    step()
-    print(json.dumps({"first_step": first_step, "multiply_adds": None}), flush=True)
-    for line in sys.stdin:
-        started = time.perf_counter()
-        for _ in range(int(line)):
-            step()
-        seconds = (time.perf_counter() - started) / int(line)
-        print(json.dumps({"seconds": seconds, "memory_mb": peak_memory()}), flush=True)
+    turns.serve(training_step(arguments.directory, arguments.hparams), multiply_adds=None)
 
 
 def training_step(directory, values):
@@ -58,12 +51,6 @@ def training_step(directory, values):
     session.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
     operation = tf.group(spec.train_op, spec.loss)
     return lambda: session.run(operation)
-
-
-def peak_memory():
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":
