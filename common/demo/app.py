@@ -27,9 +27,9 @@ _PATIENCE = 60
 
 _PAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "page")
 _FILES = {
-    "/": ("page.html", "text/html"),
-    "/page.css": ("page.css", "text/css"),
-    "/page.js": ("page.js", "text/javascript"),
+    "/": ("text/html", "page.html"),
+    "/page.css": ("text/css", "../../base.css", "page.css"),
+    "/page.js": ("text/javascript", "page.js"),
 }
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -68,9 +68,12 @@ def make(
     return Starlette(routes=routes, middleware=[trusted])
 
 
-def _file(name: str, media_type: str):
-    with open(os.path.join(_PAGE, name), "rb") as file:
-        content = file.read()
+def _file(media_type: str, *names: str):
+    """An endpoint that answers with the contents of some files, one after another."""
+    content = b""
+    for name in names:
+        with open(os.path.join(_PAGE, name), "rb") as file:
+            content += file.read()
 
     async def endpoint(request: Request) -> Response:
         return Response(content, headers=_HEADERS, media_type=media_type)

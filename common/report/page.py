@@ -8,7 +8,6 @@ import os
 from typing import Any, Dict, List, NamedTuple, Sequence
 
 import jinja2
-from markupsafe import Markup
 
 from common.curves import Curve
 from common.report import charts, statistics
@@ -60,11 +59,12 @@ def render(contents: Contents) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(percent=_percent, jpeg=_jpeg_uri, place=_place)
-    script, style = (_read(name) for name in ("report.js", "report.css"))
+    script = _read("report.js")
+    style = _read("../../base.css") + _read("report.css")
     found = contents.found
     suspects = statistics.suspected_labels(found)
     confusions = statistics.confusions(found)
-    curve = [(t.confidence, t) for t in statistics.thresholds(found, _hundredths())]
+    curve = [(t.confidence, t) for t in statistics.thresholds(found, statistics.HUNDREDTHS)]
     return environment.get_template("report.html").render(
         **contents._asdict(),
         script=script,
@@ -149,10 +149,6 @@ def _curve_charts(curves: Dict[str, List[Curve]]) -> List[dict]:
     return found
 
 
-def _hundredths() -> List[float]:
-    return [i / 100 for i in range(100)]
-
-
 def _read(name: str) -> str:
     with open(os.path.join(_TEMPLATES, name), encoding="utf-8") as file:
         return file.read()
@@ -173,7 +169,7 @@ def _jpeg_uri(picture: bytes) -> str:
     return _data_uri("image/jpeg", picture)
 
 
-def _place(example: Example) -> Markup:
+def _place(example: Example) -> str:
     """Where an image comes from, in words."""
     source = example.source
     record = f"record {source.record}"
