@@ -129,7 +129,7 @@ main() {
   packages=(-r "$root/requirements.txt")
   [[ $runtime == 2.15 ]] && packages=(-r "$root/requirements-2.15.txt")
   [[ $gpu == 1 ]] && packages+=("tensorflow[and-cuda]==2.15.1")
-  wanted=$(cat "$root/requirements-common.txt" "${packages[1]}" | cksum)${packages[2]:-}
+  wanted=$(cat "$root"/requirements-{common,constraints}.txt "${packages[1]}" | cksum)${packages[2]:-}
   [[ $(cat "$venv/.requirements" 2>/dev/null) == "$wanted" ]] && return
   echo "Installing ${packages[1]##*/} into $venv (about a minute, about 2 GB)"
   "$venv/bin/python" -m pip install --disable-pip-version-check -q "${packages[@]}"

@@ -1,5 +1,6 @@
 """The set-up chooses an interpreter and a release of TensorFlow; here with stand-ins for Python."""
 
+import glob
 import os
 import shutil
 import subprocess
@@ -26,8 +27,8 @@ def set_up(tmp_path):
     for name in ("bash", "sh", "cat", "cksum", "cp", "dirname", "flock", "mkdir", "touch", "uname"):
         os.symlink(shutil.which(name), str(tools / name))
     os.makedirs(str(tmp_path / "project" / "scripts"))
-    for name in ("requirements.txt", "requirements-common.txt", "requirements-2.15.txt"):
-        shutil.copy(os.path.join(ROOT, name), str(tmp_path / "project"))
+    for path in glob.glob(os.path.join(ROOT, "requirements*.txt")):
+        shutil.copy(path, str(tmp_path / "project"))
     script = shutil.copy(
         os.path.join(ROOT, "scripts", "setup_env.sh"), str(tmp_path / "project" / "scripts")
     )
