@@ -24,8 +24,6 @@ PAGE = "report.html"
 FIGURES = "report.json"
 # Width and height of a picture.
 _THUMBNAIL = 160
-# The thresholds that report.json and the page's curve have.
-_THRESHOLDS = [i / 100 for i in range(100)]
 
 
 def requested(
@@ -132,7 +130,7 @@ class EvaluationReport:
     def _write(self, record, model_dir):
         command = " ".join(map(shlex.quote, sys.argv))
         about = {**record, "data_dir": self._data_dir, "command": command}
-        figures = statistics.as_json(self.found, self._names, _THRESHOLDS)
+        figures = statistics.as_json(self.found, self._names, statistics.HUNDREDTHS)
         text = json.dumps({**about, **figures}, indent=1, ensure_ascii=False) + "\n"
         _write(os.path.join(self._directory, FIGURES), text)
         contents = page.Contents(

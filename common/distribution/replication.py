@@ -7,7 +7,7 @@ from typing import List, Optional, Sequence
 
 from common.runtime import tf
 
-# Smaller ones would cost latency; larger ones begin later, and the backward pass would not hide it.
+# Many small ones cost latency, and over gRPC 64 MiB took twice as long for each byte as 4 MiB.
 BYTES_PER_MESSAGE = 4 << 20
 
 

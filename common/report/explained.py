@@ -8,6 +8,7 @@ from typing import Sequence, Tuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from common import files
 from common.report import heat
 
 # Width and height of each of the two images, in pixels.
@@ -49,7 +50,7 @@ def draw(
 def file_name(number: int, path: str) -> str:
     """The name of an image's picture, another one for each number: '0007_holiday.jpg'."""
     stem = os.path.splitext(os.path.basename(path))[0]
-    plain = _ODD.sub("_", stem.encode("utf-8", "replace").decode("utf-8")).strip("._")
+    plain = _ODD.sub("_", files.printable(stem)).strip("._")
     while len(plain.encode("utf-8")) > _LONGEST_NAME:
         plain = plain[:-1]
     return f"{number:04d}_{plain or 'image'}.jpg"

@@ -10,6 +10,8 @@ from common.report.accumulate import CONFIDENCE_BINS, Accumulator, Example
 RELIABILITY_BINS = 15
 # A wrong label is not suspected on weaker evidence than this, whatever the class.
 LEAST_CONFIDENCE = 0.5
+# The thresholds on the confidence that report.json and the page's curve have.
+HUNDREDTHS = tuple(i / 100 for i in range(100))
 
 
 class ClassFigures(NamedTuple):
