@@ -251,6 +251,13 @@ _enum(
     "How the processes sum their gradients. With auto, TensorFlow chooses.",
 )
 _integer("cluster_timeout", "Seconds to wait until all processes have connected.", 1)
+_integer(
+    "stall_timeout",
+    "Seconds after which all processes exit, with status 75, if no training step ends. Saving a "
+    "checkpoint counts as part of a step; --cluster_timeout is added before the first step. If 0, "
+    "there is no limit.",
+    0,
+)
 
 # Ascend NPUs; the first two flags apply to GPUs as well.
 _enum(

@@ -10,7 +10,7 @@ from common.checkpoints import reading, selection, warm_start
 from common.checkpoints.reading import average_name
 from common.devices.cpu import Cpu
 from common.devices.device import Device
-from common.distribution import replication
+from common.distribution import replication, stalls
 from common.hooks import nonfinite
 from common.hooks.saving import LoadEMAHook  # noqa: F401 (the original's name)
 from common.hooks.speed import SessionTimingHook  # noqa: F401 (the original's name)
@@ -189,6 +189,7 @@ class AmoebaNetEstimatorModel:
                 features, self.hparams.num_label_classes, is_training, self.hparams
             )
         if is_training:
+            tf.add_to_collection(stalls.IMAGES, labels)
             return self._train_spec(logits, end_points, labels)
         predictions = {
             "classes": tf.argmax(logits, axis=1),

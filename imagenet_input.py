@@ -49,6 +49,12 @@ def find_shards(data_dir: str, split: str, hparams: HParams) -> Sequence[str]:
     return files
 
 
+def training_data(data_dir: str, hparams: HParams) -> str:
+    """A description of the training files by which other ones are noticed."""
+    sizes = [tf.io.gfile.stat(file).length for file in find_shards(data_dir, "train", hparams)]
+    return f"{len(sizes)} files of {sum(sizes):,} bytes"
+
+
 def check_num_eval_images(data_dir: str, hparams: HParams):
     """Checks that the validation files hold as many images as are to be evaluated.
 

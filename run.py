@@ -32,7 +32,7 @@ from common.hooks.speed import SessionTimingHook, ThroughputHook
 from common.hooks.summaries import LastValueHook
 from common.hparams import HParams
 from common.runtime import tf
-from settings import RunOptions
+from settings import RunOptions, common_to_processes
 
 _ACCURACIES = ("top_1_accuracy", "top_5_accuracy")
 _NAN_ADVICE = {
@@ -292,10 +292,10 @@ class Run:
                 hooks,
                 self.saving_listeners(),
                 self.stopper.check,
+                functools.partial(common_to_processes, self.hparams, self.options),
             )
         figures = {**throughput.statistics(), "losses": loss.history}
-        checkpoint = selection.latest(self.model_dir)
-        step = self.current_step()
+        checkpoint, step = selection.latest(self.model_dir), self.current_step()
         self.record("train", checkpoint, step, {"loss": loss.value}, figures)
         if self.device.is_chief:
             curves.draw_or_warn(self.model_dir)

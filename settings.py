@@ -23,7 +23,7 @@ from common.devices import choosing
 from common.devices.cpu import Cpu
 from common.devices.device import Device
 from common.devices.options import Options
-from common.distribution import cluster
+from common.distribution import agreement, cluster
 from common.errors import UserError
 from common.hparams import HParams
 from common.runtime import tf
@@ -374,3 +374,18 @@ def _check_init_checkpoint(init_checkpoint: str, run: RunOptions):
         tf.logging.info("Going on from %s: --init_checkpoint is for new trainings.", latest)
     else:
         selection.resolve(init_checkpoint, "--init_checkpoint")
+
+
+# Several processes -------------------------------------------------------------------------------
+
+
+def common_to_processes(hparams: HParams, run: RunOptions) -> Dict[str, Any]:
+    """What must be the same in all processes that train together, by a name for the user."""
+    values = {name: v for name, v in hparams.values().items() if not name.startswith("eval_")}
+    del values["num_eval_images"]
+    common = {f"--{name}": value for name, value in values.items()}
+    common["--train_steps"] = run.train_steps
+    common["the code's checksum"] = agreement.digest_of_code(os.path.dirname(__file__))
+    if not hparams.synthetic_data:
+        common["the training data"] = imagenet_input.training_data(run.data_dir, hparams)
+    return common

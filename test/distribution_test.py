@@ -34,13 +34,14 @@ _FLAGS = [
     *["--augment=False", "--dense_dropout_keep_prob=1", "--moving_average_decay=0.9"],
 ]
 # The program, which also keeps each step's loss and the variables of this process in the end; with
-# KILL_AT=step:file in the environment worker 1 kills itself at that step, the first time.
+# KILL_AT=step:file in the environment worker 1 kills itself at that step, the first time; with
+# HANG=file worker 1 gets no images while there is such a file.
 _PROGRAM = """
-import os, signal, sys
+import os, signal, sys, time
 sys.path.insert(0, {root!r})
 import numpy as np
 from absl import app
-import amoeba_net
+import amoeba_net, amoeba_net_model
 from common.devices.device import Device
 from common.distribution import replication
 from common.runtime import tf
@@ -78,6 +79,22 @@ class Killer(tf.train.SessionRunHook):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def wait(labels):
+    while os.path.exists(os.environ["HANG"]):
+        time.sleep(0.1)
+    return labels
+
+
+def hanging_input_fn(pipeline):
+    def hang(images, labels):
+        return images, tf.reshape(tf.py_func(wait, [labels], labels.dtype), labels.shape)
+
+    return input_fn(pipeline).map(hang)
+
+
+input_fn = amoeba_net_model.InputPipeline.input_fn
+if name == "1" and "HANG" in os.environ:
+    amoeba_net_model.InputPipeline.input_fn = hanging_input_fn
 mine = [Keeper(), *([Killer()] if name == "1" and "KILL_AT" in os.environ else [])]
 hooks = Device.training_hooks
 Device.training_hooks = lambda *args: [*mine, *hooks(*args)]
@@ -248,6 +265,54 @@ def test_signals_a_killed_worker_and_new_starts_end_at_the_planned_step(setting,
     assert "Traceback" not in chief
     records = results.read_results(model_dir)
     assert [record["global_step"] for record in records] == [first, second, steps]
+
+
+def test_a_process_without_images_ends_all_and_is_named(setting, tmp_path, monkeypatch):
+    monkeypatch.setenv("HANG", f"{tmp_path}/hang")
+    arguments = launch_local.parse_arguments(
+        [
+            *[f"--log_dir={tmp_path}", f"--program={setting}/program.py", "--", "--mode=train"],
+            *[f"--data_dir={setting}/data", f"--model_dir={tmp_path}/model", *_FLAGS],
+            *["--train_steps=1000000", "--log_steps=1", "--stall_timeout=10"],
+        ]
+    )
+    with launch_local.held_ports(2) as ports:
+        processes = launch_local.start(arguments, ports)
+        _wait_for_steps(processes)
+        (tmp_path / "hang").touch()
+        statuses, logs = _end(processes)
+    assert statuses == [interruption.EXIT_STATUS] * 2, logs
+    for log in logs:
+        assert "program.py: No step has ended for 10 s (--stall_timeout): step " in log
+        assert f" was not begun by worker 1 (127.0.0.1:{ports[1]}). This process ends too; " in log
+        assert "Traceback" not in log
+
+
+def test_other_flags_and_data_end_all_before_the_graph_is_built(setting, tmp_path):
+    files = sorted(os.listdir(setting / "data"))
+    shutil.copytree(setting / "data", tmp_path / "data")
+    helpers.truncate(f"{tmp_path}/data/{files[0]}")
+    command = helpers.command("amoeba_net.py", "--mode=train", f"--model_dir={tmp_path}/model")
+    own = [[f"--data_dir={setting}/data"], [f"--data_dir={tmp_path}/data", "--lr=0.25"]]
+    with launch_local.held_ports(2) as ports:
+        addresses = [f"127.0.0.1:{port}" for port in ports]
+        cores = os.sched_getaffinity(0)
+        processes = [
+            launch_local.Process(
+                [*command, *_FLAGS, *own[i]], {"worker": addresses}, "worker", i, tmp_path, cores
+            )
+            for i in range(2)
+        ]
+        statuses, logs = _end(processes)
+    assert statuses == [1, 1], logs
+    for log in logs:
+        differ = [f"{{}} for worker {i} ({address})" for i, address in enumerate(addresses)]
+        assert (
+            "amoeba_net.py: The processes differ: --lr is " + ", ".join(differ).format(0.05, 0.25)
+            in log
+        )
+        assert "; the training data is 3 files of " in log
+        assert "Traceback" not in log and "Calling model_fn" not in log
 
 
 @pytest.mark.parametrize(

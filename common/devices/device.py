@@ -1,13 +1,16 @@
 """What every device does: who trains together, sessions, the optimizer, Estimators."""
 
 import os
-from typing import Callable, Optional, Sequence, Tuple
+from typing import Callable, Dict, Optional, Sequence, Tuple
 
 from common.devices.options import Options
+from common.distribution import agreement, peers, stalls
 from common.distribution import cluster as clusters
-from common.distribution import peers
 from common.hooks.saving import LeanCheckpointSaverHook
 from common.runtime import tf
+
+# Options that must be the same in all processes that train together.
+_COMMON_OPTIONS = ("collectives", "loss_scale", "precision_mode", "xla")
 
 
 class Device:
@@ -170,15 +173,17 @@ class Device:
         hooks: list,
         saving_listeners: Sequence[tf.train.CheckpointSaverListener] = (),
         check: Callable[[], None] = lambda: None,
+        common: Callable[[], Dict[str, object]] = dict,
     ):
         """`estimator.train`, together with the other processes if there are any.
 
         Args:
             estimator, input_fn, max_steps, hooks, saving_listeners: as `estimator.train` has them.
             check: is called while this process waits for the others; ends that by an exception.
+            common: returns what must be the same in all processes, by a name for the user.
 
         Raises:
-            UserError: the others did not come, or one was lost.
+            UserError: the others did not come or differ, or one was lost.
         """
         if not self.cluster:
             estimator.train(
@@ -190,7 +195,9 @@ class Device:
                 hook.add_listeners(saving_listeners)
 
         def input_when_all_are_there():  # Before the graph is built, but after the server starts.
-            clusters.wait_for_others(self.cluster, self.options.cluster_timeout, check)
+            timeout = self.options.cluster_timeout
+            clusters.wait_for_others(self.cluster, timeout, check)
+            agreement.check(self.cluster, {**self._common(), **common()}, timeout, check)
             return input_fn()
 
         clusters.check_own_port(self.cluster)
@@ -200,6 +207,15 @@ class Device:
                 tf.estimator.TrainSpec(input_when_all_are_there, max_steps, hooks),
                 tf.estimator.EvalSpec(input_fn),  # Nobody evaluates by it.
             )
+
+    def _common(self) -> Dict[str, object]:
+        """What must be the same in all processes that train together, from this device."""
+        return {
+            "TensorFlow": tf.__version__,
+            "the device": self.name,
+            "the number of devices": self.num_devices,
+            **{f"--{name}": getattr(self.options, name) for name in _COMMON_OPTIONS},
+        }
 
     def training_hooks(
         self, model_dir: str, save_checkpoints_steps: int, log_steps: int, max_steps: int
@@ -211,4 +227,8 @@ class Device:
             hooks.append(saver)
         if self.cluster:
             hooks.append(peers.ClusterHook(self.cluster))
+            timeout = self.options.stall_timeout
+            if timeout:
+                first_timeout = timeout + self.options.cluster_timeout
+                hooks.append(stalls.StallHook(self.cluster, timeout, first_timeout))
         return hooks

@@ -33,7 +33,14 @@ AOE_MODES = ("1", "2", "4", "mdat")
 COLLECTIVES = ("auto", "ring", "nccl")
 
 # The options that also matter to other devices than the NPU.
-NOT_FOR_NPU_ALONE = ("precision_mode", "loss_scale", "xla", "collectives", "cluster_timeout")
+NOT_FOR_NPU_ALONE = (
+    "precision_mode",
+    "loss_scale",
+    "xla",
+    "collectives",
+    "cluster_timeout",
+    "stall_timeout",
+)
 
 
 class Options(NamedTuple):
@@ -56,6 +63,7 @@ class Options(NamedTuple):
     # Several processes, described by TF_CONFIG.
     collectives: str = "auto"  # How gradients are summed: one of COLLECTIVES.
     cluster_timeout: int = 600  # Seconds to wait for the other processes.
+    stall_timeout: int = 600  # Most seconds between the ends of two steps; 0: no limit.
 
 
 def check(options: Options):

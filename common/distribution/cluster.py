@@ -193,8 +193,8 @@ def check_own_port(cluster: Cluster):
         except OSError as error:
             raise UserError(
                 f"Port {port}, which TF_CONFIG gives to {cluster.name(cluster.rank)}, this "
-                f"process, cannot be had ({error.strerror}): end whoever has it (see `ss -ltnp`), "
-                "or take another port."
+                f"process, cannot be used ({error.strerror}): stop the process that has it (see "
+                "`ss -ltnp`), or choose another port."
             ) from error
 
 

@@ -19,11 +19,14 @@ from common.errors import UserError
 from common.hooks import interruption
 from common.runtime import tf
 
-_ADVICE = (
+ADVICE = (
     "This process ends too; start all of them again, and training goes on from the last checkpoint."
 )
 _LOST_AFTER_SECONDS = 10
 _GOODBYE_SECONDS = 60
+
+# Whoever has this ends the process; the other threads' reasons to do so are consequences.
+ENDING = threading.RLock()
 
 
 class LostPeerError(UserError):
@@ -56,7 +59,7 @@ def _lost_message(cluster: Cluster, error: tf.errors.OpError) -> str:
     time.sleep(1.0)  # A process that ends closes its connections one after another.
     gone = [cluster.name(rank) for rank in cluster.others if not answers(cluster.addresses[rank])]
     reason = _first_words(runtime.error_message(error))
-    return f"Lost {', '.join(gone) or 'another process'} ({reason}). {_ADVICE}"
+    return f"Lost {', '.join(gone) or 'another process'} ({reason}). {ADVICE}"
 
 
 class ClusterHook(tf.train.SessionRunHook):
@@ -130,8 +133,9 @@ class _Watcher:
         with tf.Graph().as_default():
             item = _goodbye_queue(self._cluster, self._rank, self._cluster.rank).dequeue()
             try:
-                with _session(self._cluster, self._rank) as session:
-                    session.run(item)
+                with session(self._cluster, self._rank) as peer:
+                    peer.run(item)
+                self._ended.set()  # It said goodbye; the last checkpoint may still be saved here.
             except tf.errors.OpError:
                 self._lost("has ended, or has been started again")
 
@@ -146,7 +150,7 @@ class _Watcher:
 
     def _lost(self, reason: str):
         if not self._ended.is_set():
-            end_process(LostPeerError(f"{self._cluster.name(self._rank)} {reason}. {_ADVICE}"))
+            end_process(LostPeerError(f"{self._cluster.name(self._rank)} {reason}. {ADVICE}"))
 
 
 def _join(watchers):
@@ -166,10 +170,10 @@ def _say_goodbye(cluster: Cluster):
             if cluster.rank in cluster.watched_by(rank)
         ]
         items, left = [queue.enqueue(0) for queue in queues], [queue.size() for queue in queues]
-        with _session(cluster, cluster.rank) as session:
-            session.run(items)
+        with session(cluster, cluster.rank) as own:
+            own.run(items)
             deadline = time.monotonic() + _GOODBYE_SECONDS
-            while any(session.run(left)) and time.monotonic() < deadline:
+            while any(own.run(left)) and time.monotonic() < deadline:
                 time.sleep(0.1)
 
 
@@ -179,7 +183,7 @@ def _goodbye_queue(cluster: Cluster, of: int, reader: int) -> tf.FIFOQueue:
         return tf.FIFOQueue(1, tf.int32, shapes=[()], shared_name=f"goodbye_{of}_{reader}")
 
 
-def _session(cluster: Cluster, other: int) -> tf.Session:
+def session(cluster: Cluster, other: int) -> tf.Session:
     """A session of this process's server, for which there are only itself and another one."""
     config = tf.ConfigProto()
     for rank in {cluster.rank, other}:
@@ -189,9 +193,10 @@ def _session(cluster: Cluster, other: int) -> tf.Session:
 
 def end_process(error: LostPeerError):
     """Ends this process at once: threads may wait for the lost one, and cannot be stopped."""
-    print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    os._exit(error.exit_status)
+    with ENDING:
+        print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(error.exit_status)
 
 
 def _first_words(message: str) -> str:

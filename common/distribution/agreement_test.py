@@ -1,0 +1,33 @@
+from common.distribution import agreement, cluster
+
+_THREE = cluster.parse(
+    '{"cluster": {"worker": ["a:1", "b:1", "c:1"]}, "task": {"type": "worker", "index": 0}}'
+)
+
+
+def test_differences_name_the_setting_both_values_and_both_processes():
+    same = {"--lr": 0.1, "--seed": None}
+    assert agreement.differences(_THREE, {0: same, 1: same, 2: dict(same)}) == ""
+    message = agreement.differences(_THREE, {0: same, 1: same, 2: {"--lr": 0.2, "--new": 1}})
+    assert message == (
+        "The processes differ: --lr is 0.1 for worker 0 (a:1), 0.2 for worker 2 (c:1); "
+        "--new is missing for worker 0 (a:1), 1 for worker 2 (c:1); "
+        "--seed is None for worker 0 (a:1), missing for worker 2 (c:1). "
+        "Start all of them with the same flags, code, and data."
+    )
+
+
+def test_a_long_list_of_differences_is_cut_short():
+    chief, other = ({f"--{i}": value for i in range(8)} for value in "ab")
+    message = agreement.differences(_THREE, {0: chief, 1: chief, 2: other})
+    assert "--4 is a for worker 0 (a:1), b for worker 2 (c:1); and 3 more. Start" in message
+
+
+def test_digest_of_code_sees_modules_but_no_tests(tmp_path):
+    (tmp_path / "common" / "data").mkdir(parents=True)
+    (tmp_path / "a.py").write_text("1")
+    empty = agreement.digest_of_code(str(tmp_path))
+    (tmp_path / "a_test.py").write_text("1")
+    assert agreement.digest_of_code(str(tmp_path)) == empty
+    (tmp_path / "common" / "data" / "b.py").write_text("1")
+    assert agreement.digest_of_code(str(tmp_path)) != empty
