@@ -177,7 +177,7 @@ def pictures(image: np.ndarray, maps: np.ndarray, is_mistake: bool) -> Tuple[byt
 
 
 def _write(path: str, text: str):
-    files.write_text(path, files.printable(text))
+    files.write_text(path, files.valid_text(text))
 
 
 def _tiles(record: Dict[str, Any], calibration_error: float) -> Dict[str, str]:

@@ -78,7 +78,7 @@ def _assert_named(found):
         records = tf.io.tf_record_iterator(example.source.file)
         record = next(itertools.islice(records, example.source.record, None))
         feature = tf.train.Example.FromString(record).features.feature
-        name = feature["image/filename"].bytes_list.value[0].decode("utf-8", "replace")
+        name = feature["image/filename"].bytes_list.value[0].decode("utf-8", "backslashreplace")
         assert feature["image/class/label"].int64_list.value[0] == example.label
         assert name == example.source.name
         assert example.top[0][0] == example.given

@@ -12,6 +12,7 @@ from common import runtime
 from common.data import tfrecords
 from common.data.bad_records import NO_RECORD, BadRecords, call_python
 from common.errors import UserError
+from common.files import printable
 from common.hparams import HParams
 from common.report.accumulate import Source
 from common.runtime import tf
@@ -274,7 +275,8 @@ class InputPipeline:
 
         def note(names: np.ndarray) -> np.bool_:
             # The places are the same batch's: nothing reads ahead between the two.
-            names = [name.decode("utf-8", "replace") for name in names.tolist()]
+            names = [name.decode("utf-8", "surrogateescape") for name in names.tolist()]
+            names = map(printable, names)
             sources.append([Source(*at, name) for at, name in zip(bad_records.places, names)])
             return np.bool_(True)
 

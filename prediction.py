@@ -2,9 +2,7 @@
 
 import collections
 import concurrent.futures
-import csv
 import glob
-import io
 import json
 import os
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
@@ -12,7 +10,7 @@ from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 import inception_preprocessing
-from common import files, runtime
+from common import files, runtime, spreadsheet
 from common.data import image_sources
 from common.devices.cpu import CpuSession
 from common.errors import UserError
@@ -44,17 +42,21 @@ def find_images(patterns: Sequence[str]) -> List[str]:
     """
     paths = []
     for pattern in patterns:
-        parts = [pattern] if os.path.exists(pattern) else pattern.split(",")
+        # A name may have a comma in it, too.
+        parts = [pattern] if _matches(pattern) else pattern.split(",")
         for part in filter(None, parts):
             if os.path.isdir(part):
                 paths += _images_below(part)
-            elif os.path.exists(part):
-                paths.append(part)
             else:
-                paths += sorted(glob.glob(part, recursive=True)) or [part]
+                paths += _matches(part) or [part]
     if not paths:
         raise UserError(f"--image_paths={','.join(patterns)}: there are no images there.")
     return list(dict.fromkeys(paths))
+
+
+def _matches(pattern: str) -> List[str]:
+    """What a path or a pattern stands for; a path with *, ?, or [ in it stands for itself."""
+    return [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
 
 
 def _images_below(folder: str) -> List[str]:
@@ -220,27 +222,24 @@ def text(answer: Answer, names: Sequence[str]) -> str:
 
 
 def write_answers(path: str, answers: Sequence[Answer], names: Sequence[str]):
-    """Writes answers as CSV if the path ends so, else as JSON lines; whole or not at all.
+    r"""Writes answers as CSV if the path ends so, else as JSON lines; whole or not at all.
 
     CSV: path, rank (from 1), class, name, probability, error; a row for each class. JSON: an
     object a line, {"path", "predictions": [{"class", "name", "probability"}, ...]} or
-    {"path", "error"}.
+    {"path", "error"}. In both, bytes of a path that are no UTF-8 are escaped, as \xff.
     """
     as_text = _csv if path.endswith(".csv") else _json_lines
     files.write_text(path, as_text(answers, names))
 
 
 def _csv(answers, names) -> str:
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["path", "rank", "class", "name", "probability", "error"])
+    rows = [["path", "rank", "class", "name", "probability", "error"]]
     for answer in answers:
-        path = files.printable(answer.path)
         if answer.error:
-            writer.writerow([path, "", "", "", "", answer.error])
+            rows.append([answer.path, "", "", "", "", answer.error])
         for i, (label, probability) in enumerate(zip(answer.classes, answer.probabilities), 1):
-            writer.writerow([path, i, label, names[label], probability, ""])
-    return file.getvalue()
+            rows.append([answer.path, i, label, names[label], probability, ""])
+    return spreadsheet.as_csv(rows)
 
 
 def _json_lines(answers, names) -> str:
@@ -250,7 +249,7 @@ def _json_lines(answers, names) -> str:
 
 
 def _as_dict(answer, names):
-    path = files.printable(answer.path)
+    path = files.valid_text(answer.path)
     if answer.error:
         return {"path": path, "error": answer.error}
     return {

@@ -147,12 +147,12 @@ def test_written_answers(tmp_path):
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == ["dög", "background", ""]
     assert rows[0]["rank"] == "1" and float(rows[0]["probability"]) == 0.75
-    assert rows[2]["path"] == "b?.jpg" and rows[2]["error"] == "is empty"
+    assert rows[2]["path"] == "b\\xff.jpg" and rows[2]["error"] == "is empty"
     prediction.write_answers(str(tmp_path / "out.jsonl"), answers, names)
     with open(str(tmp_path / "out.jsonl"), encoding="utf-8") as file:
         lines = [json.loads(line) for line in file]
     assert lines[0]["predictions"][0] == {"class": 2, "name": "dög", "probability": 0.75}
-    assert lines[1] == {"path": "b?.jpg", "error": "is empty"}
+    assert lines[1] == {"path": "b\\xff.jpg", "error": "is empty"}
 
 
 def run_program(tiny_model, *arguments, status):

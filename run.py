@@ -82,7 +82,9 @@ class Run:
         self.device = device
         self.options = options
         self.stopper = stopper
-        self.model_dir = device.model_dir(options.model_dir)
+        # Nothing is written beside a checkpoint that is only read, but for an Estimator without a
+        # directory TensorFlow would make one, which stays.
+        self.model_dir = device.model_dir(options.model_dir or options.checkpoint_path)
         self.train_steps = options.train_steps or model_builder.num_train_steps(hparams)
         steps_per_epoch = math.ceil(hparams.num_train_images / hparams.train_batch_size)
         self.steps_per_eval = options.num_epochs_per_eval * steps_per_epoch

@@ -230,7 +230,7 @@ def export_onnx(checkpoint: str, hparams: HParams, export_dir: str, labels: Sequ
 
 def _write_labels_and_script(export_dir: str, labels: Sequence[str], name: str, **settings):
     """Writes labels.txt, and scripts/atc.sh as `name` with other settings at its beginning."""
-    tf.io.gfile.makedirs(export_dir)
+    files.make_directory(export_dir)
     files.write_text(os.path.join(export_dir, tfrecords.LABELS), _text(labels))
     with open(_ATC_TEMPLATE, encoding="utf-8") as file:
         script = file.read()

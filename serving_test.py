@@ -208,19 +208,21 @@ def test_frozen_graph_has_inference_nodes_only(export_dir):
     ],
 )
 def test_atc_scripts(export_dir, tmp_path, script, model, framework, input_format):
+    directory = str(tmp_path / 'it\'s the "export" $HOME=*')
+    os.symlink(export_dir, directory)
     atc = tmp_path / "atc"
-    atc.write_text('#!/bin/sh\necho "$(pwd)" "$@"\n')
+    atc.write_text('#!/bin/sh\nprintf "%s\\n" "$(pwd)" "$@"\n')
     atc.chmod(atc.stat().st_mode | stat.S_IXUSR)
     path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
     said = subprocess.run(
-        ["bash", os.path.join(export_dir, script), "8"],
+        ["bash", os.path.join(directory, script), "8"],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PATH": path},
     ).stdout
-    assert said.split() == [
-        export_dir,
+    assert said.splitlines() == [
+        directory,
         *(f"--model={model}", f"--framework={framework}", "--output=amoeba_net_bs8"),
         *("--soc_version=Ascend310", f"--input_format={input_format}"),
         *("--input_shape=input:8,40,40,3", "--out_nodes=predictions:0", "--output_type=FP32"),

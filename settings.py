@@ -16,7 +16,7 @@ import amoeba_net_model
 import imagenet_input
 import model_builder
 import serving
-from common import files, onnx_model
+from common import files, onnx_model, places
 from common.checkpoints import selection
 from common.data.tfrecords import read_dataset_info
 from common.devices import choosing
@@ -43,6 +43,17 @@ ABOVE_0 = (
     "lr_decay_value",
 )
 BELOW_1 = ("moving_average_decay", "batch_norm_decay")
+# Flags with a path that TensorFlow opens; whether checkpoints or SavedModels are there.
+PLACES = {
+    "data_dir": False,
+    "model_dir": True,
+    "checkpoint_path": True,
+    "init_checkpoint": True,
+    "export_dir": True,
+    "report_dir": False,
+    "explain_dir": False,
+    "predictions_file": False,
+}
 
 
 class RunOptions(NamedTuple):
@@ -135,6 +146,7 @@ def from_flags(flags: FlagValues) -> Settings:
 
 def prepare(settings: Settings) -> Device:
     """Checks all settings and completes the hyper-parameters; returns the device to run on."""
+    check_places(settings)
     take_dataset_info(settings)
     check(settings.hparams, settings.run)
     scale_learning_rate(settings)
@@ -203,6 +215,15 @@ def scale_learning_rate(settings: Settings):
 
 
 # Checking ----------------------------------------------------------------------------------------
+
+
+def check_places(settings: Settings):
+    """Checks that TensorFlow can open the paths that the flags name, whatever is there."""
+    values = {**settings.hparams.values(), **settings.run._asdict()}
+    for name, has_checkpoints in PLACES.items():
+        problem = values[name] and places.problem(values[name], has_checkpoints)
+        if problem:
+            raise UserError(f"--{name}={files.printable(values[name])}: {problem}")
 
 
 def check(hparams: HParams, run: RunOptions):
@@ -301,7 +322,7 @@ def _check_report(run: RunOptions):
 def _make_writable(flag: str, directory: str):
     """Makes the directory of a flag, and checks that files can be written there."""
     try:
-        tf.io.gfile.makedirs(directory)
+        files.make_directory(directory)
         files.check_writable(directory)
     except (tf.errors.OpError, OSError) as error:
         raise UserError(

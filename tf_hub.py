@@ -61,6 +61,7 @@ def main(argv):
             raise UserError("--export_dir is missing: the directory for the modules.")
         if chosen.run.report_dir:
             raise UserError(f"--report_dir={chosen.run.report_dir} works with amoeba_net.py only.")
+        settings.check_places(chosen)
         settings.take_dataset_info(chosen)
         export_modules(chosen) if chosen.run.mode == "export" else evaluate_module(chosen)
 

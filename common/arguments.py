@@ -6,6 +6,8 @@ import re
 import sys
 from typing import Callable
 
+from common import files, places
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose description is a module's docstring, and whose error exits with status 1."""
@@ -37,6 +39,23 @@ def integer(low: int, high: float = math.inf) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def place(text: str) -> str:
+    """A type of arguments: a path that TensorFlow can open."""
+    return _checked(text, has_checkpoints=False)
+
+
+def checkpoints_place(text: str) -> str:
+    """A type of arguments: a path at which checkpoints or SavedModels are, or will be."""
+    return _checked(text, has_checkpoints=True)
+
+
+def _checked(text: str, has_checkpoints: bool) -> str:
+    problem = places.problem(text, has_checkpoints)
+    if problem:
+        raise argparse.ArgumentTypeError(f"{files.printable(text)}: {problem}")
+    return text
 
 
 def _boolean(text: str) -> bool:

@@ -6,7 +6,7 @@ import re
 import statistics
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
-from common import hparams_tab, results
+from common import files, hparams_tab, places, results
 from common.errors import UserError
 from common.runtime import tf
 
@@ -48,7 +48,8 @@ def read(directories: Sequence[str]) -> List[ComparedRun]:
         for path in _runs_in(directory):
             found.setdefault(os.path.realpath(path), os.path.abspath(path))
     paths = list(found.values())
-    return [_read_run(path, name) for path, name in zip(paths, unique_ends(paths))]
+    names = map(files.printable, unique_ends(paths))
+    return [_read_run(path, name) for path, name in zip(paths, names)]
 
 
 def _runs_in(directory: str) -> List[str]:
@@ -56,8 +57,11 @@ def _runs_in(directory: str) -> List[str]:
         raise UserError(f"{directory} is not a directory.")
     if _is_run(directory):
         return [directory]
-    children = [os.path.join(directory, name) for name in tf.io.gfile.listdir(directory)]
+    children = [os.path.join(directory, name) for name in files.list_directory(directory)]
     runs = sorted(filter(_is_run, children), key=_natural_order)
+    for run in runs:
+        if places.problem(run):
+            raise UserError(f"{files.printable(run)}: {places.problem(run)}")
     if not runs:
         raise UserError(
             f"{directory} is no run, and has none in it: there is no {results.FILE_NAME} and no "
@@ -67,9 +71,9 @@ def _runs_in(directory: str) -> List[str]:
 
 
 def _is_run(path: str) -> bool:
-    if not tf.io.gfile.isdir(path):
+    if not tf.io.gfile.isdir(os.fsencode(path)):  # Its name may not be UTF-8.
         return False
-    names = tf.io.gfile.listdir(path)
+    names = files.list_directory(path)
     return any(name == results.FILE_NAME or "tfevents" in name for name in names)
 
 

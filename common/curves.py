@@ -107,7 +107,9 @@ def draw_runs(model_dirs: Dict[str, str], path: str):
                 lines.append(_plot(axes, curve, alpha=0.8, **style))
             axes.set_xlabel("step")
             axes.grid(True, alpha=0.3)
-        figure.legend(lines, list(model_dirs), loc="lower center", ncol=columns, frameon=False)
+        # A dollar sign would start a formula.
+        names = [files.printable(name).replace("$", r"\$") for name in model_dirs]
+        figure.legend(lines, names, loc="lower center", ncol=columns, frameon=False)
 
 
 @contextlib.contextmanager
@@ -154,7 +156,7 @@ def read_scalars(directory: str) -> Dict[str, List[Tuple[int, float]]]:
     """
     if not tf.io.gfile.isdir(directory):
         return {}
-    names = sorted(name for name in tf.io.gfile.listdir(directory) if "tfevents" in name)
+    names = sorted(name for name in files.list_directory(directory) if "tfevents" in name)
     found = {}
     for name in names:
         try:

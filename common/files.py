@@ -16,6 +16,7 @@ import secrets
 import shutil
 import socket
 import time
+from typing import List
 
 _TEMPORARY = re.compile(r"\.tmp-[0-9a-f]+-")
 # TensorFlow's own logger, without importing TensorFlow.
@@ -37,9 +38,34 @@ def write_bytes(path: str, data: bytes):
         _write(temporary, data)
 
 
-def printable(path: str) -> str:
-    """A path without what UTF-8 cannot hold: file names are bytes."""
-    return path.encode("utf-8", "replace").decode("utf-8")
+def printable(name: str) -> str:
+    r"""A name on one line: bytes that are no UTF-8 become \xff, a line's end \n, and so on."""
+    return "".join(c if c.isprintable() else _escaped(c) for c in name)
+
+
+def _escaped(character: str) -> str:
+    byte = ord(character) - 0xDC00  # Of a name that is not UTF-8; see os.fsdecode.
+    if 0x80 <= byte <= 0xFF:
+        return f"\\x{byte:02x}"
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def valid_text(name: str) -> str:
+    r"""A name as UTF-8 can hold it: only bytes that are no UTF-8 are escaped, as \xff."""
+    return "".join(_escaped(c) if "\ud800" <= c <= "\udfff" else c for c in name)
+
+
+def list_directory(path: str) -> List[str]:
+    """Names of what is in a directory, in any order; those of directories may end with a slash."""
+    return _gfile().listdir(path) if _is_remote(path) else os.listdir(path)
+
+
+def make_directory(path: str):
+    """Makes a directory, and those above it, unless it exists; with the process's umask."""
+    if _is_remote(path):
+        _gfile().makedirs(path)
+    else:
+        os.makedirs(path, exist_ok=True)  # TensorFlow would never let a group write.
 
 
 def check_writable(directory: str):
@@ -92,7 +118,8 @@ def move(source: str, path: str):
 def temporary_path(path: str) -> str:
     """Returns a path beside `path` that nobody can guess and that `is_temporary` recognises."""
     directory, name = os.path.split(path)
-    return os.path.join(directory, f".tmp-{secrets.token_hex(8)}-{name}")
+    # A name of 255 bytes, the longest, could not be made longer.
+    return os.path.join(directory, f".tmp-{secrets.token_hex(8)}-{name[:50]}")
 
 
 def is_temporary(name: str) -> bool:
@@ -131,7 +158,8 @@ def locked(path: str, seconds: float = math.inf):
         yield
         return
     is_directory = os.path.isdir(path)
-    flags = os.O_RDONLY if is_directory else os.O_RDWR | os.O_CREAT
+    # Whoever may write to the directory, too, must not choose the file that is written.
+    flags = os.O_RDONLY if is_directory else os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
     descriptor = os.open(path, flags, 0o666)
     try:
         _lock(descriptor, path, seconds)
@@ -158,7 +186,10 @@ def _lock(descriptor: int, path: str, seconds: float):
                 raise LockedError(holder.strip() or "another process")
             time.sleep(0.1)
     except OSError as error:
-        _warn_once(f"{path} cannot be locked: {error.strerror}.")
+        _warn_once(
+            f"{path} cannot be locked ({error.strerror}): see to it that no other process writes "
+            "there at the same time."
+        )
 
 
 def _write_holder(descriptor: int):

@@ -131,7 +131,8 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, log):
     for _ in range(2):
         with files.locked(str(tmp_path)):
             pass
-    assert log.messages == [f"{tmp_path} cannot be locked: No locks available."]
+    (message,) = log.messages
+    assert message.startswith(f"{tmp_path} cannot be locked (No locks available): see to it that")
     with files.locked("gs://bucket/model"):
         pass
 
@@ -144,3 +145,39 @@ def test_light_programs_do_not_wait_for_tensorflow(tmp_path):
     path = str(tmp_path / "file")
     subprocess.run([sys.executable, "-c", code, path], cwd=ROOT, check=True)
     assert os.path.exists(path)
+
+
+def test_names_as_text():
+    assert files.printable("a b\udcff\n\x1b\u2028中") == "a b\\xff\\n\\x1b\\u2028中"
+    assert files.valid_text("a b\udcff\n\x1b中") == "a b\\xff\n\x1b中"
+
+
+def test_longest_names(tmp_path):
+    path = str(tmp_path / ("x" * 251 + ".txt"))
+    files.write_text(path, "whole")
+    assert os.listdir(str(tmp_path)) == [os.path.basename(path)]
+    files.write_text(str(tmp_path / ("猫" * 85)), "whole")
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o022, 0o077])
+def test_permissions_are_what_the_umask_says(tmp_path, umask):
+    old = os.umask(umask)
+    try:
+        files.make_directory(str(tmp_path / "a" / "b"))
+        files.write_text(str(tmp_path / "a" / "b" / "file"), "text")
+        with files.locked(str(tmp_path / "a" / "lock")):
+            pass
+    finally:
+        os.umask(old)
+    modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in tmp_path.glob("**/*")}
+    directory, file = 0o777 & ~umask, 0o666 & ~umask
+    assert modes == {"a": directory, "b": directory, "file": file, "lock": file}
+
+
+def test_lock_that_is_a_symbolic_link_is_not_followed(tmp_path):
+    (tmp_path / "precious").write_text("whole")
+    os.symlink(str(tmp_path / "precious"), str(tmp_path / "lock"))
+    with pytest.raises(OSError, match="symbolic links"):
+        with files.locked(str(tmp_path / "lock")):
+            pass
+    assert (tmp_path / "precious").read_text() == "whole"

@@ -15,7 +15,7 @@ if ! command -v atc >/dev/null; then
   echo "${BASH_SOURCE[0]##*/}: there is no atc on PATH: source CANN's set_env.sh first." >&2
   exit 1
 fi
-cd "$(dirname "${BASH_SOURCE[0]}")"
+CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 batch=${1:-64}
 atc --model="$model" --framework="$framework" --output="amoeba_net_bs$batch" \
   --soc_version="${2:-Ascend310}" --input_format="$input_format" \

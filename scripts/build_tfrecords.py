@@ -36,7 +36,7 @@ import warnings
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from common.arguments import Parser, integer
+from common.arguments import Parser, integer, place
 from common.data import dataset_builder, image_sources, tfrecords
 from common.errors import UserError
 from common.runtime import tf
@@ -164,7 +164,12 @@ def _add_source_flags(add):
 
 
 def _add_shard_flags(add):
-    add("--output_dir", required=True, help="Local directory for the shards; made if need be.")
+    add(
+        "--output_dir",
+        type=place,
+        required=True,
+        help="Local directory for the shards; made if need be.",
+    )
     add(
         "--num_train_shards",
         type=integer(1, 99999),

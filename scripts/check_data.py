@@ -25,7 +25,7 @@ import tqdm
 
 import imagenet_records
 from common import files, imagenet
-from common.arguments import Parser, integer
+from common.arguments import Parser, integer, place
 from common.data import parallel, tfrecords
 from common.errors import UserError
 from common.runtime import tf
@@ -287,7 +287,7 @@ def print_reports(reports, seconds):
 
 def parse_arguments(argv=None):
     parser = Parser(__doc__)
-    parser.add_argument("--data_dir", required=True, help="Directory of the shards.")
+    parser.add_argument("--data_dir", type=place, required=True, help="Directory of the shards.")
     parser.add_argument(
         "--num_label_classes",
         type=integer(2),

@@ -9,8 +9,6 @@ of starting and evaluating. On a terminal, a wide table is printed in parts; oth
 one line. A dash means that there is no such value.
 """
 
-import csv
-import io
 import os
 import shutil
 import sys
@@ -18,8 +16,8 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from common import compared_runs, curves, files
-from common.arguments import Parser
+from common import compared_runs, curves, files, spreadsheet
+from common.arguments import Parser, place
 from common.errors import UserError
 from common.runtime import tf
 
@@ -28,7 +26,9 @@ _CELL_WIDTH = 24
 
 def parse_arguments(argv):
     parser = Parser(__doc__)
-    parser.add_argument("dirs", nargs="+", metavar="DIR", help="a run, or a directory of runs")
+    parser.add_argument(
+        "dirs", type=place, nargs="+", metavar="DIR", help="a run, or a directory of runs"
+    )
     parser.add_argument(
         "--plot",
         default="compare_runs.png",
@@ -131,9 +131,7 @@ def main(argv=None):
         rows = table_of(runs)
         print_table(runs, rows)
         if options.csv:
-            text = io.StringIO()
-            csv.writer(text, lineterminator="\n").writerows(rows)
-            files.write_text(options.csv, text.getvalue())
+            files.write_text(options.csv, spreadsheet.as_csv(rows))
         if options.plot:
             names = compared_runs.shorten([run.name for run in runs], _CELL_WIDTH)
             directories = [run.directory for run in runs]

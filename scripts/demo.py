@@ -17,7 +17,8 @@ import threading
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from common.arguments import Parser, integer
+from common import files
+from common.arguments import Parser, checkpoints_place, integer
 
 _LOCAL = ("127.0.0.1", "localhost")
 # Connections at a time; further ones are refused.
@@ -50,6 +51,7 @@ def parse_arguments(argv=None):
     add = parser.add_argument
     add(
         "--saved_model",
+        type=checkpoints_place,
         required=True,
         help="Directory of a SavedModel, or of versions, of which the newest is taken.",
     )
@@ -86,6 +88,7 @@ def _serve(model, directory: str, host: str, listener: socket.socket):
     from common.demo import app
 
     title = os.path.join(os.path.basename(os.path.dirname(directory)), os.path.basename(directory))
+    title = files.printable(title)
     is_local = listener.getsockname()[0].startswith("127.")
     hosts = [*_LOCAL, host, listener.getsockname()[0]] if is_local else ["*"]
     application = app.make(lambda upload: _answer(model, upload), title, hosts)
@@ -107,7 +110,8 @@ def _serve(model, directory: str, host: str, listener: socket.socket):
     thread.start()
     port = listener.getsockname()[1]
     shown = socket.gethostname() if host == "0.0.0.0" else host
-    print(f"{directory}: open http://{shown}:{port}/ in a browser; Ctrl-C ends this program.")
+    place = files.printable(directory)
+    print(f"{place}: open http://{shown}:{port}/ in a browser; Ctrl-C ends this program.")
     if is_local:
         print(
             "The page is for this machine only. --host=0.0.0.0 opens it to everybody who reaches "

@@ -4,20 +4,25 @@
     python scripts/extract_images.py --data_dir=DATA --output_dir=IMAGES --count=100
 
 Images are written as the shards hold them, byte for byte, to IMAGES/<class>/<number>.<format>; the
-number is the image's position in its split, from 0. Names of classes come from labels.txt.
+number is the image's position in its split, from 0. Names of classes come from labels.txt; one that
+cannot be a folder's name, or that two classes have, is changed.
 """
 
 import argparse
 import itertools
 import os
+import re
 import sys
-from typing import Iterator, Mapping
+from typing import Iterator, List, Mapping, Sequence
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+from common.arguments import place
 from common.data import tfrecords
 from common.errors import UserError
 from common.runtime import tf
+
+_LONGEST_NAME = 255  # Bytes, of every file system in use.
 
 
 def extract_images(data_dir: str, output_dir: str, split: str, count: int) -> int:
@@ -26,7 +31,7 @@ def extract_images(data_dir: str, output_dir: str, split: str, count: int) -> in
     Raises:
         UserError: there are no such shards, one is damaged, or an image has no name for its class.
     """
-    names = tfrecords.read_labels(data_dir)
+    names = folder_names(tfrecords.read_labels(data_dir) or [])
     written = 0
     for number, features in enumerate(itertools.islice(read_features(data_dir, split), count)):
         label = features["image/class/label"].int64_list.value[0]
@@ -35,7 +40,7 @@ def extract_images(data_dir: str, output_dir: str, split: str, count: int) -> in
                 f"{data_dir}: image {number} of {split} has label {label}, and "
                 f"{tfrecords.LABELS} names {len(names)} classes: see scripts/check_data.py."
             )
-        name = names[label].replace("/", "_") if names else f"class_{label}"
+        name = names[label] if names else f"class_{label}"
         encoded = features["image/encoded"].bytes_list.value[0]
         suffix = "png" if encoded.startswith(b"\x89PNG") else "jpg"
         os.makedirs(os.path.join(output_dir, name), exist_ok=True)
@@ -43,6 +48,21 @@ def extract_images(data_dir: str, output_dir: str, split: str, count: int) -> in
             f.write(encoded)
         written += 1
     return written
+
+
+def folder_names(names: Sequence[str]) -> List[str]:
+    """Names of folders, all different, for classes of these names.
+
+    None leads elsewhere, as .. would, or is hidden, so that scripts/build_tfrecords.py finds it.
+    """
+    found = []
+    for label, name in enumerate(names):
+        name = re.sub(r"^\.|[/\0]", "_", name)
+        if len(os.fsencode(name)) > _LONGEST_NAME or name in found:
+            end = f"_{label}"
+            name = os.fsencode(name)[: _LONGEST_NAME - len(end)].decode("utf-8", "ignore") + end
+        found.append(name)
+    return found
 
 
 def read_features(data_dir: str, split: str) -> Iterator[Mapping[str, tf.train.Feature]]:
@@ -58,7 +78,7 @@ def read_features(data_dir: str, split: str) -> Iterator[Mapping[str, tf.train.F
 def main(argv=None):
     tf.logging.set_verbosity(tf.logging.ERROR)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data_dir", required=True, help="Directory of the shards.")
+    parser.add_argument("--data_dir", type=place, required=True, help="Directory of the shards.")
     parser.add_argument("--output_dir", required=True, help="Where to make the folders.")
     parser.add_argument("--split", default="validation", choices=tfrecords.SPLITS)
     parser.add_argument("--count", type=int, help="Only so many images, the first.")

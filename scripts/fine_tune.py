@@ -25,6 +25,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import amoeba_net_model
 import evaluation_report
 from common import results
+from common.arguments import checkpoints_place
 from common.checkpoints import selection
 from common.data import tfrecords
 from common.errors import UserError
@@ -96,10 +97,21 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--image_dir", required=True, help="one folder of images a class")
-    parser.add_argument("--init_checkpoint", required=True, help="checkpoint or model directory")
-    parser.add_argument("--output_dir", required=True, help="data set, training and export")
-    parser.add_argument("flags", nargs="*", help="flags of amoeba_net.py, after --")
+    add = parser.add_argument
+    add("--image_dir", required=True, help="one folder of images a class")
+    add(
+        "--init_checkpoint",
+        type=checkpoints_place,
+        required=True,
+        help="checkpoint or model directory",
+    )
+    add(
+        "--output_dir",
+        type=checkpoints_place,
+        required=True,
+        help="data set, training and export",
+    )
+    add("flags", nargs="*", help="flags of amoeba_net.py, after --")
     options = parser.parse_args()
     try:
         # Before the long conversion of images.

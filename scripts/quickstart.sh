@@ -9,7 +9,7 @@ set -euo pipefail
 
 seed=${1:-1}
 [[ $seed =~ ^[0-9]+$ ]] || { echo "usage: bash scripts/quickstart.sh [SEED [flags]], SEED a whole number" >&2; exit 2; }
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 data=$root/quickstart_run/digits
 model=$root/quickstart_run/seed_$seed
 venv=${VENV:-$root/.venv}
@@ -41,5 +41,5 @@ cat <<NEXT
 Report:      $model/report/report.html
 All figures: $model/results.json
 Picture:     $model/curves.png
-Curves:      $venv/bin/tensorboard --logdir $root/quickstart_run
+Curves:      $(printf '%q --logdir %q' "$venv/bin/tensorboard" "$root/quickstart_run")
 NEXT

@@ -7,7 +7,7 @@
 # The variables that scripts/setup_env.sh takes choose the environment: RUNTIME=2.15 VENV=.venv-2.15
 set -euo pipefail
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 bash scripts/setup_env.sh
 bin=${VENV:-.venv}/bin

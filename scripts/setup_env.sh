@@ -12,7 +12,7 @@
 #   VENV=DIRECTORY                   makes the environment there instead
 set -euo pipefail
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${VENV:-$root/.venv}
 runtime=${RUNTIME:-}
 needs="TensorFlow 1.15 needs Python 3.7, TensorFlow 2.15 needs 3.9, 3.10 or 3.11"

@@ -26,12 +26,11 @@ def set_up(tmp_path):
     tools.mkdir()
     for name in ("bash", "sh", "cat", "cksum", "cp", "dirname", "flock", "mkdir", "touch", "uname"):
         os.symlink(shutil.which(name), str(tools / name))
-    os.makedirs(str(tmp_path / "project" / "scripts"))
+    project = tmp_path / 'it\'s "the" $HOME *'
+    os.makedirs(str(project / "scripts"))
     for path in glob.glob(os.path.join(ROOT, "requirements*.txt")):
-        shutil.copy(path, str(tmp_path / "project"))
-    script = shutil.copy(
-        os.path.join(ROOT, "scripts", "setup_env.sh"), str(tmp_path / "project" / "scripts")
-    )
+        shutil.copy(path, str(project))
+    script = shutil.copy(os.path.join(ROOT, "scripts", "setup_env.sh"), str(project / "scripts"))
 
     def run(*versions, machine="x86_64", **variables):
         bin_directory = tmp_path / "bin"

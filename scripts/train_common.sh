@@ -6,7 +6,7 @@
 # To be sourced, by bash 4.2 or newer.
 set -uo pipefail
 
-scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+scripts=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 root=$(dirname "$scripts")
 network=AmoebaNet-D_for_TensorFlow output=$scripts/output
 # The ModelZoo's harness starts the scripts through test/, looks for their output there, and knows
@@ -247,16 +247,19 @@ collect_device_flags() {
 
 # Starts the process of one device: start_rank RANK DEVICE. Adds to `pids`.
 start_rank() {
-  local bind=() ranks=() log=$output/$2/train_$2.log
+  local bind=() log=$output/$2/train_$2.log
   mkdir -p "$(dirname "$log")" || exit
   collect_device_flags "$2"
   ((cores_each)) &&
     bind=(taskset -c "$(IFS=, && echo "${cores[*]:$1*cores_each:cores_each}")")
-  # Where a chief collects the devices (CM_ variables) there are no ranks in the environment.
-  [[ -n ${CM_WORKER_SIZE:-} ]] || ranks=(RANK_SIZE="$processes" RANK_ID="$1")
-  env ${ranks[@]+"${ranks[@]}"} ASCEND_DEVICE_ID="$2" \
-    ${bind[@]+"${bind[@]}"} "$python" "$root/amoeba_net.py" "${flags[@]}" \
-    ${device_flags[@]+"${device_flags[@]}"} ${extra[@]+"${extra[@]}"} >"$log" 2>&1 &
+  # Not with `env`, which takes a program with = in its path for a variable.
+  (
+    # Where a chief collects the devices (CM_ variables) there are no ranks in the environment.
+    [[ -n ${CM_WORKER_SIZE:-} ]] || export RANK_SIZE="$processes" RANK_ID="$1"
+    export ASCEND_DEVICE_ID="$2"
+    exec ${bind[@]+"${bind[@]}"} "$python" "$root/amoeba_net.py" "${flags[@]}" \
+      ${device_flags[@]+"${device_flags[@]}"} ${extra[@]+"${extra[@]}"}
+  ) >"$log" 2>&1 &
   pids+=($!)
   echo "Rank $1 of $processes: process $!, log $log"
 }

@@ -55,7 +55,7 @@ def replace(model_dir: str, checkpoint: str):
         UserError, tf.errors.NotFoundError: the checkpoint is not whole; best/ is as it was.
     """
     directory = os.path.join(model_dir, DIRECTORY)
-    tf.io.gfile.makedirs(directory)
+    files.make_directory(directory)
     with files.locked(directory):
         _replace(directory, checkpoint)
 
@@ -69,6 +69,6 @@ def _replace(directory: str, checkpoint: str):
     if problem:  # The training may have deleted the checkpoint meanwhile.
         raise UserError(f"{checkpoint} cannot be kept in {directory}: {problem}")
     selection.write_state(directory, [os.path.join(directory, name)])
-    for file in tf.io.gfile.listdir(directory):
+    for file in files.list_directory(directory):
         if file != selection.STATE and not file.startswith(name + "."):
             files.remove(os.path.join(directory, file))

@@ -6,7 +6,7 @@ import os
 import re
 from typing import Callable, Dict, List, Optional, Tuple
 
-from common import runtime
+from common import files, runtime
 from common.errors import UserError
 from common.runtime import tf
 
@@ -56,28 +56,28 @@ def files_of(path: str) -> Tuple[tuple, ...]:
     directory, prefix = os.path.dirname(path), os.path.basename(path) + "."
     if not tf.io.gfile.isdir(directory):
         return ()
-    files = []
-    for name in sorted(tf.io.gfile.listdir(directory)):
+    found = []
+    for name in sorted(files.list_directory(directory)):
         if name.startswith((prefix + "data-", prefix + "index")):
             try:
                 stat = tf.io.gfile.stat(os.path.join(directory, name))
             except tf.errors.NotFoundError:
                 continue  # Just deleted.
-            files.append((name, stat.length, stat.mtime_nsec))
-    return tuple(files)
+            found.append((name, stat.length, stat.mtime_nsec))
+    return tuple(found)
 
 
 def problem(path: str) -> Optional[str]:
     """Says in a sentence what is wrong with a checkpoint; None if all of it can be read."""
-    files = files_of(path)
-    if not any(name.endswith(".index") for name, _, _ in files) or len(files) < 2:
+    found = files_of(path)
+    if not any(name.endswith(".index") for name, _, _ in found) or len(found) < 2:
         return "A file of it is missing."
-    return _problem(path, files)
+    return _problem(path, found)
 
 
 @functools.lru_cache(maxsize=64)
-def _problem(path: str, files: Tuple[tuple, ...]) -> Optional[str]:
-    del files  # With other sizes or times it is not the same question.
+def _problem(path: str, found: Tuple[tuple, ...]) -> Optional[str]:
+    del found  # With other sizes or times it is not the same question.
     try:
         reader = tf.train.load_checkpoint(path)
         for name in variable_shapes(reader):

@@ -92,7 +92,7 @@ def in_directory(model_dir: str) -> List[str]:
     """Returns the paths of all checkpoints in a directory that have an index, newest first."""
     if not tf.io.gfile.isdir(model_dir):
         return []
-    found = [match for match in map(_INDEX.match, tf.io.gfile.listdir(model_dir)) if match]
+    found = [match for match in map(_INDEX.match, files.list_directory(model_dir)) if match]
     found.sort(key=lambda match: int(match.group("step")), reverse=True)
     return [os.path.join(model_dir, match.group("name")) for match in found]
 

@@ -25,6 +25,7 @@ _ADVICE = {
     errno.EROFS: "Make it writable, or name another --model_dir",
     errno.EACCES: "Make it writable, or name another --model_dir",
     errno.EPERM: "Make it writable, or name another --model_dir",
+    errno.ELOOP: f"Remove {LOCK} if it is a symbolic link, which is not followed,",
     errno.EIO: "Look after the disk",
 }
 
@@ -38,7 +39,7 @@ def locked(model_dir: str):
     Raises:
         UserError: another training writes to it.
     """
-    tf.io.gfile.makedirs(model_dir)
+    files.make_directory(model_dir)
     try:
         with files.locked(os.path.join(model_dir, LOCK), seconds=0):
             try:
@@ -95,7 +96,7 @@ def remove_leftovers(model_dir: str):
 
 
 def _remove_leftovers(directory: str):
-    for name in tf.io.gfile.listdir(directory):
+    for name in files.list_directory(directory):
         name = name.rstrip("/")
         if _LEFTOVER.match(name) or files.is_temporary(name):
             path = os.path.join(directory, name)

@@ -116,9 +116,10 @@ def _examples(shard, on_bad_image, converted, skipped):
             jpeg = image_sources.to_jpeg(image_sources.read_image(image))
         except ValueError as error:
             if on_bad_image == "fail":
+                name = files.printable(image.name)
                 raise UserError(
-                    f"{image.name} ({shard.split}) cannot be decoded: {error}. Replace it and run "
-                    "this again, or leave out and list all such images with --on_bad_image=skip."
+                    f"{name} ({shard.split}) cannot be decoded: {error}. Replace it and run this "
+                    "again, or leave out and list all such images with --on_bad_image=skip."
                 ) from error
             skipped.append({"name": image.name, "reason": str(error)})
             continue
@@ -204,7 +205,8 @@ class Job:
             for name, entry in results:
                 shard = self._shards[name]
                 for image in entry["skipped"]:
-                    bar.write(f"left out: {image['name']} ({shard.split}): {image['reason']}")
+                    line = f"left out: {image['name']} ({shard.split}): {image['reason']}"
+                    bar.write(files.printable(line))
                 if not entry["images"]:
                     raise UserError(
                         f"{name} would be empty: all its images are bad; use fewer shards."

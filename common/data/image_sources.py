@@ -15,7 +15,7 @@ import numpy as np
 import tqdm
 from PIL import Image as PilImage
 
-from common import imagenet
+from common import files, imagenet
 from common.data import tfrecords
 from common.errors import UserError
 
@@ -59,7 +59,8 @@ def find_source(
     """
     if kind == "auto":
         kind = "imagenet" if _looks_like_imagenet(source_dir) else "folders"
-        print(f"{source_dir}: taken for {kind} (--source_kind can say otherwise).")
+        shown = files.printable(source_dir)
+        print(f"{shown}: taken for {kind} (--source_kind can say otherwise).")
     if kind == "imagenet":
         if fraction is not None:
             raise UserError("--validation_fraction is for folders; ImageNet has its own split.")
@@ -100,7 +101,8 @@ def _imagenet(source_dir, ground_truth, synset_list):
 
     for split in tfrecords.SPLITS:
         if not splits.get(split):
-            print(f"{source_dir}: no {split} images of ImageNet; this split is not made.")
+            shown = files.printable(source_dir)
+            print(f"{shown}: no {split} images of ImageNet; this split is not made.")
     return Source("imagenet", imagenet.synsets(), {k: v for k, v in splits.items() if v})
 
 
@@ -119,9 +121,6 @@ def _folders(source_dir, fraction, seed):
             f"{classes_dir} has no class folders; expected are <class>/*.jpg and the like, in "
             "it or in train/ and validation/."
         )
-    odd = [folder for folder in folders if not folder.isprintable()]
-    if odd:
-        raise UserError(f"{classes_dir} has a class folder with an unprintable name: {odd[0]!r}.")
     labels = {folder: label for label, folder in enumerate(folders, 1)}
     images = _list_class_folders(classes_dir, labels)
     empty = set(labels.values()).difference(image.label for image in images)
@@ -134,8 +133,23 @@ def _folders(source_dir, fraction, seed):
         splits = _split(images, 0.1 if fraction is None else fraction, seed)
     # Folders are often named after WordNet, as ImageNet's are.
     texts = dict(imagenet.synsets())
-    classes = [(folder, texts.get(folder, folder)) for folder in folders]
+    names = _class_names(classes_dir, folders)
+    classes = [(name, texts.get(name, name)) for name in names]
     return Source("folders", classes, {k: v for k, v in splits.items() if v})
+
+
+def _class_names(classes_dir, folders):
+    """Returns the names of folders as a line of labels.txt can hold them."""
+    folder_of = {}
+    for folder in folders:
+        name = files.printable(folder)
+        if not name.strip():
+            raise UserError(f"{classes_dir} has a class folder whose name is blank; rename it.")
+        if name in folder_of:
+            both = f"{folder_of[name]!r} and {folder!r}"
+            raise UserError(f"{classes_dir} has the class folders {both}; rename one.")
+        folder_of[name] = folder
+    return list(folder_of)
 
 
 def _split(images, fraction, seed):
@@ -171,16 +185,16 @@ def _list_class_folders(directory, labels):
             images.append(image._replace(name=name, label=labels[folder]))
     if others:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-        print(f"{directory}: left aside as no images by their names: {kinds}.")
+        print(files.printable(f"{directory}: left aside as no images by their names: {kinds}."))
     return images
 
 
 def _list_files(directory, others=None):
     """Lists the image files anywhere under a directory, counting others by their suffix."""
     images = []
-    for parent, folders, files in os.walk(directory, followlinks=True):
+    for parent, folders, names in os.walk(directory, followlinks=True):
         folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
-        for file in sorted(files):
+        for file in sorted(names):
             path = os.path.join(parent, file)
             suffix = os.path.splitext(file)[1].lower()
             if suffix in IMAGE_SUFFIXES and not file.startswith("."):

@@ -333,7 +333,7 @@ def _shards_in(directory, split):
     """Returns the sorted paths of a split's shards in a directory, which need not exist."""
     if not tf.io.gfile.isdir(directory):
         return []
-    matches = (_SHARD_NAME.match(name) for name in sorted(tf.io.gfile.listdir(directory)))
+    matches = (_SHARD_NAME.match(name) for name in sorted(files.list_directory(directory)))
     return [os.path.join(directory, m.group()) for m in matches if m and m.group("split") == split]
 
 

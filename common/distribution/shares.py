@@ -54,7 +54,7 @@ class Shares:
 
     def deliver(self, checkpoint: str, images: int, metrics: Dict[str, float], details=None):
         """Leaves what this rank found for rank 0: means over `images` images, and any JSON."""
-        tf.io.gfile.makedirs(self._directory)
+        files.make_directory(self._directory)
         share = {"images": images, "metrics": metrics, "details": details}
         files.write_text(self._path(checkpoint, self._rank), json.dumps(share))
 

@@ -16,7 +16,7 @@ from common.report import explained
         ("a/..png", "0007_png.jpg"),
         ("/photos/my <b>photo</b>; rm -rf.JPG", "0007_b_rm_-rf.jpg"),
         ("/photos/\u6587\u4ef6 1.png", "0007_\u6587\u4ef6_1.jpg"),
-        ("/photos/\udcff\n.png", "0007_image.jpg"),
+        ("/photos/\udcff\n.png", "0007_xff_n.jpg"),
         ("/photos/.hidden", "0007_hidden.jpg"),
     ],
 )

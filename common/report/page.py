@@ -1,14 +1,13 @@
 """The page of a report: one file that needs nothing else, and no network."""
 
 import base64
-import csv
 import hashlib
-import io
 import os
 from typing import Any, Dict, List, NamedTuple, Sequence
 
 import jinja2
 
+from common import spreadsheet
 from common.curves import Curve
 from common.report import charts, statistics
 from common.report.accumulate import SUSPECTS, Accumulator, Example
@@ -21,8 +20,6 @@ _MOST_CONFUSIONS = 50_000
 _CONFUSIONS_SHOWN = 100
 # Rows of the table that helps to choose a threshold.
 _THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
-# A spreadsheet takes a cell that starts with one of these for a formula.
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 class Contents(NamedTuple):
@@ -104,24 +101,16 @@ def render(contents: Contents) -> str:
 
 def suspects_csv(suspects: Sequence[Example], names: Sequence[str]) -> bytes:
     """Suspected labels for a spreadsheet, which will execute none of the cells."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\r\n")
-    writer.writerow(
-        ["image", "file", "record", "label", "label name", "label probability"]
-        + ["suggested", "suggested name", "suggested probability"]
-    )
+    rows = [["image", "file", "record", "label", "label name", "label probability"]]
+    rows[0] += ["suggested", "suggested name", "suggested probability"]
     for one in suspects:
         source = one.source
         row = [source.name, source.file, source.record]
         row += [one.label, names[one.label], f"{one.label_probability:.6f}"]
         row += [one.given, names[one.given], f"{one.confidence:.6f}"]
-        writer.writerow([_harmless(cell) for cell in row])
+        rows.append(row)
     # Without the mark Excel would not read it as UTF-8.
-    return text.getvalue().encode("utf-8-sig", "replace")
-
-
-def _harmless(cell):
-    return f"'{cell}" if str(cell).startswith(_FORMULA_STARTS) else cell
+    return spreadsheet.as_csv(rows, line_end="\r\n").encode("utf-8-sig")
 
 
 def _matrix(found: Accumulator) -> Dict[str, Any]:
