@@ -46,7 +46,9 @@ def read(directories: Sequence[str]) -> List[ComparedRun]:
     found = {}
     for directory in directories:
         for path in _runs_in(directory):
-            found.setdefault(os.path.realpath(path), os.path.abspath(path))
+            if not files.is_remote(path):
+                path = os.path.abspath(path)
+            found.setdefault(os.path.realpath(path), path)
     paths = list(found.values())
     names = map(files.printable, unique_ends(paths))
     return [_read_run(path, name) for path, name in zip(paths, names)]

@@ -57,12 +57,12 @@ def valid_text(name: str) -> str:
 
 def list_directory(path: str) -> List[str]:
     """Names of what is in a directory, in any order; those of directories may end with a slash."""
-    return _gfile().listdir(path) if _is_remote(path) else os.listdir(path)
+    return _gfile().listdir(path) if is_remote(path) else os.listdir(path)
 
 
 def make_directory(path: str):
     """Makes a directory, and those above it, unless it exists; with the process's umask."""
-    if _is_remote(path):
+    if is_remote(path):
         _gfile().makedirs(path)
     else:
         os.makedirs(path, exist_ok=True)  # TensorFlow would never let a group write.
@@ -76,7 +76,7 @@ def check_writable(directory: str):
 
 
 def _write(path: str, data: bytes):
-    if _is_remote(path):
+    if is_remote(path):
         with _gfile().GFile(path, "wb") as file:
             file.write(data)
         return
@@ -109,7 +109,7 @@ def replacing(path: str):
 
 def move(source: str, path: str):
     """Renames a file or a directory within a file system; an existing file is replaced."""
-    if _is_remote(path):
+    if is_remote(path):
         _gfile().rename(source, path, overwrite=True)
     else:
         os.replace(source, path)
@@ -129,7 +129,7 @@ def is_temporary(name: str) -> bool:
 
 def remove(path: str):
     """Removes a file, or a directory and its contents, if it exists."""
-    if _is_remote(path):
+    if is_remote(path):
         gfile = _gfile()
         if gfile.exists(path):
             gfile.rmtree(path) if gfile.isdir(path) else gfile.remove(path)
@@ -154,7 +154,7 @@ def locked(path: str, seconds: float = math.inf):
     Raises:
         LockedError: another process still holds it.
     """
-    if _is_remote(path):
+    if is_remote(path):
         yield
         return
     is_directory = os.path.isdir(path)
@@ -203,7 +203,8 @@ def _warn_once(message: str):
     _LOG.warning("%s", message)
 
 
-def _is_remote(path: str) -> bool:
+def is_remote(path: str) -> bool:
+    """Whether a path is a URL, like s3://bucket/name, which TensorFlow opens."""
     return "://" in path
 
 

@@ -42,7 +42,8 @@ def parse_arguments(argv):
     options = parser.parse_args(argv)
     for flag in ("plot", "csv"):
         path = getattr(options, flag)
-        if path and not os.path.isdir(os.path.dirname(path) or "."):
+        directory = os.fsencode(os.path.dirname(path or "") or ".")
+        if path and not tf.io.gfile.isdir(directory):
             parser.error(f"--{flag}={path}: there is no directory {os.path.dirname(path)}")
     return options
 

@@ -40,6 +40,12 @@ def locked(model_dir: str):
         UserError: another training writes to it.
     """
     files.make_directory(model_dir)
+    if files.is_remote(model_dir):
+        tf.logging.warning(
+            "%s cannot be locked, since file systems that only TensorFlow knows have no locks: see "
+            "to it that no other training writes there.",
+            model_dir,
+        )
     try:
         with files.locked(os.path.join(model_dir, LOCK), seconds=0):
             try:
