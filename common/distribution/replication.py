@@ -54,24 +54,33 @@ def _all_reduce(operation, tensors: Sequence[tf.Tensor]) -> List[tf.Tensor]:
     def reduce(strategy, *flat):
         return strategy.extended.batch_reduce_to(operation, [(tensor, tensor) for tensor in flat])
 
-    reduced = []
+    reduced = {}
     for pack in _packs(tensors):
-        flat = tf.concat([tf.reshape(tensor, [-1]) for tensor in pack], axis=0)
+        flat = tf.concat([tf.reshape(tensors[i], [-1]) for i in pack], axis=0)
         (flat,) = tf.distribute.get_replica_context().merge_call(reduce, args=[flat])
-        parts = tf.split(flat, [tensor.shape.num_elements() for tensor in pack])
-        reduced += [tf.reshape(part, tensor.shape) for part, tensor in zip(parts, pack)]
-    return reduced
+        parts = tf.split(flat, [tensors[i].shape.num_elements() for i in pack])
+        reduced.update((i, tf.reshape(part, tensors[i].shape)) for i, part in zip(pack, parts))
+    return [reduced[i] for i in range(len(tensors))]
 
 
-def _packs(tensors: Sequence[tf.Tensor]) -> List[List[tf.Tensor]]:
-    """The tensors in groups of one type and of about `BYTES_PER_MESSAGE`, in their order."""
-    packs, size = [], 0
-    for tensor in tensors:
-        if not packs or size >= BYTES_PER_MESSAGE or tensor.dtype != packs[-1][0].dtype:
-            packs.append([])
-            size = 0
-        packs[-1].append(tensor)
-        size += tensor.shape.num_elements() * tensor.dtype.size
+def _packs(tensors: Sequence[tf.Tensor]) -> List[List[int]]:
+    """The tensors' indices in groups of one type and of about `BYTES_PER_MESSAGE`.
+
+    Packing copies tensors. Those of a quarter of it or more, which are most of the bytes, are each
+    a group of its own.
+    """
+    packs, open_packs = [], {}  # By type: the last group, and the bytes it still takes.
+    for i, tensor in enumerate(tensors):
+        size = tensor.shape.num_elements() * tensor.dtype.size
+        if 4 * size >= BYTES_PER_MESSAGE:
+            packs.append([i])
+            continue
+        pack, room = open_packs.get(tensor.dtype, (None, 0))
+        if room <= 0:
+            pack, room = [], BYTES_PER_MESSAGE
+            packs.append(pack)
+        pack.append(i)
+        open_packs[tensor.dtype] = pack, room - size
     return packs
 
 

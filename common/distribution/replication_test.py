@@ -33,8 +33,13 @@ def _messages(shapes, clip=False):
 
 def test_messages_are_as_many_as_the_bytes_need_whatever_the_number_of_variables():
     assert _messages([[1000]] * 3) == _messages([[100]] * 30) == 1
+    assert _messages([[1 << 16]] * 160) == _messages([[1 << 14]] * 640) == 10
+
+
+def test_large_tensors_are_not_copied_into_messages():
     mebibyte = [1 << 18]
-    assert _messages([mebibyte] * 40) == _messages([[1 << 16]] * 160) == 10
+    assert _messages([mebibyte] * 3) == 3
+    assert _messages([[100], mebibyte, [100], mebibyte, [100]]) == 3
 
 
 @pytest.fixture(scope="module")
