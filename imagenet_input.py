@@ -256,6 +256,7 @@ class InputPipeline:
             use_fast_color_distort=hparams.use_fast_color_distort,
             cb_distortion_range=hparams.cb_distortion_range,
             cr_distortion_range=hparams.cr_distortion_range,
+            exportable=False,
         )
         return image, label
 

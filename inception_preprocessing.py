@@ -58,6 +58,7 @@ def preprocess_image(
             use_fast_color_distort (True): shift brightness and chroma; else distort brightness,
                 saturation, hue and contrast in one of four orders.
             cb_distortion_range, cr_distortion_range (0.1): largest chroma shifts, either way.
+            exportable (True): whether evaluation's graph is to run without this program.
 
     Returns:
         float32 [output_height, output_width, 3].
@@ -176,16 +177,19 @@ def _resize_and_distort(
     use_fast_color_distort: bool = True,
     cb_distortion_range: float = 0.1,
     cr_distortion_range: float = 0.1,
+    exportable: bool = True,
 ) -> tf.Tensor:
     """What follows the crop: resizing, in training mirroring and other colours, and the range."""
     lowest, factor = (-1.0, 2.0) if scaled_images else (0.0, 1.0)
     unit = 1.0 / 255.0 if pixels.dtype == tf.uint8 else 1.0
     shifts_color = is_training and use_fast_color_distort
+    noise, shifts = tf.ones([4]), np.zeros([3, 3])
     if is_training:
         noise = tf.random_uniform([4], -1.0, 1.0)
         shifts = largest_color_shifts(cb_distortion_range, cr_distortion_range)
-    if shifts_color and pixels.dtype == tf.uint8 and _fused_distortion():
-        # The same as below, in one pass.
+    in_one_pass = shifts_color if is_training else not exportable
+    if in_one_pass and pixels.dtype == tf.uint8 and _fused_distortion():
+        # The same as below.
         distort = _fused_distortion().distort
         return distort(pixels, height, width, noise, shifts, factor, lowest)
     # Whole numbers are resized as they are, and scaled afterwards, when there are fewer pixels.
@@ -212,7 +216,7 @@ def _fused_distortion():
     try:
         from common.data import fused_distortion
     except ImportError as error:
-        tf.logging.info("Training images are made without numba, more slowly: %s.", error)
+        tf.logging.info("Images are made without numba, more slowly: %s.", error)
         return None
     return fused_distortion
 

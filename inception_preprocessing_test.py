@@ -176,6 +176,31 @@ def test_one_pass_distorts_as_tensorflows_operations(size, scaled, monkeypatch):
         assert compiled.max() == 1.0 and compiled.min() == (-1.0 if scaled else 0.0)
 
 
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("size", [(280, 340), (7, 90), (1, 1)])
+def test_one_pass_evaluates_as_tensorflows_operations(size, scaled):
+    image = np.random.RandomState(0).randint(0, 256, (*size, 3), np.uint8)
+
+    def versions(_):
+        return [
+            inception_preprocessing.preprocess_image(
+                tf.constant(image), 64, 48, scaled_images=scaled, exportable=exportable
+            )
+            for exportable in (True, False)
+        ]
+
+    ((expected, found),) = _run(versions, b"")
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_exports_need_no_python():
+    with tf.Graph().as_default() as graph:
+        inception_preprocessing.preprocess_bytes(tf.constant(b""), SIZE)
+        assert "PyFunc" not in {operation.type for operation in graph.get_operations()}
+        inception_preprocessing.preprocess_bytes(tf.constant(b""), SIZE, exportable=False)
+        assert "PyFunc" in {operation.type for operation in graph.get_operations()}
+
+
 def test_without_numba_tensorflows_operations_do_it(monkeypatch):
     def version():
         def preprocess(encoded):
