@@ -15,15 +15,17 @@ from typing import Callable, Dict, Iterator, List
 class Worker:
     """A process that answers with lines of JSON objects: one for each line it is sent.
 
-    Between its turns it is stopped: it would go on filling its buffers in others' time.
+    Between its turns it is stopped, since it would go on filling its buffers in others' time.
 
     Args:
         name: what it measures.
         command: its command; the environment has the time of its start, BENCHMARK_STARTED.
+        pauses: whether it is stopped between its turns.
     """
 
-    def __init__(self, name: str, command: List[str]):
+    def __init__(self, name: str, command: List[str], pauses: bool = True):
         self._name = name
+        self._pauses = pauses
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (see `end`)
         environment = {"TF_CPP_MIN_LOG_LEVEL": "2", "BENCHMARK_STARTED": str(time.time())}
         self._process = subprocess.Popen(
@@ -45,7 +47,8 @@ class Worker:
     def answer(self) -> dict:
         for line in self._process.stdout:
             if line.startswith("{"):  # Others are some library's.
-                self._process.send_signal(signal.SIGSTOP)
+                if self._pauses:
+                    self._process.send_signal(signal.SIGSTOP)
                 return json.loads(line)
         status = self._process.wait()
         self._errors.seek(0)
