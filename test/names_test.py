@@ -4,6 +4,7 @@ All programs work on the same tiny training, in directories of such names, and s
 UTF-8 can hold. What they write, and where, and who may read it, is watched meanwhile.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -13,11 +14,12 @@ import shutil
 import stat
 import subprocess
 import sys
+import urllib.request
 
 import pytest
 import training_scripts
 from absl.testing import flagsaver
-from helpers import ROOT, TINY, Ended, encode, flags, noise, run
+from helpers import ROOT, TINY, Ended, command, encode, flags, noise, run
 
 import amoeba_net
 import exported_model
@@ -45,6 +47,7 @@ _IMAGES = (
 # Where there are checkpoints, TensorFlow takes characters like [ for a pattern.
 _PLACE = 'it\'s a "place" $HOME `id` ~;&#%s,=1\n中文'
 _PATTERN = "[a-c]*?"
+_ELSEWHERE = ("home", "tmp", "current")
 _UMASK = 0o027
 _FORMULA = re.compile(r"[=+@\t\r\n-]")
 
@@ -62,7 +65,7 @@ class _Place:
         self.path = os.path.join(root, _PLACE)
         self.elsewhere = os.path.join(root, "elsewhere")
         os.makedirs(self.path)
-        for name in ("home", "tmp", "current"):
+        for name in _ELSEWHERE:
             os.makedirs(os.path.join(self.elsewhere, name))
 
     def __call__(self, *names: str) -> str:
@@ -216,16 +219,35 @@ def test_exports(trained):
     assert onnx.startswith(f"{path}\n")
     assert {line.split("%  ")[1] for line in onnx.splitlines() if "%  " in line} < set(names)
 
+    with _demo(trained("export")) as (line, port):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/about", timeout=60) as reply:
+            about = json.load(reply)
+    assert line.startswith(files.printable(os.path.abspath(trained("export"))))
+    assert about["title"].startswith("export/")
+
+
+@contextlib.contextmanager
+def _demo(directory):
+    """(what the program says first, its port) while it serves the model in a directory."""
+    process = subprocess.Popen(
+        command("scripts/demo.py", f"--saved_model={directory}", "--port=0"),
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            line = process.stdout.readline()
+            yield line, int(re.search(r": open http://127\.0\.0\.1:(\d+)/", line).group(1))
+        finally:
+            process.terminate()
+
 
 def test_nothing_is_written_elsewhere(trained):
-    found = []
-    for directory, _, names in os.walk(trained.elsewhere):
-        found += [
-            os.path.relpath(os.path.join(directory, name), trained.elsewhere) for name in names
-        ]
+    found = {name: os.listdir(os.path.join(trained.elsewhere, name)) for name in _ELSEWHERE}
     # What libraries keep for the next start: Keras' settings, and matplotlib's list of fonts.
-    kept = ("home/.cache/", "home/.keras/")
-    assert [name for name in found if not name.startswith(kept)] == []
+    assert set(found.pop("home")) <= {".cache", ".config", ".keras"}
+    assert found == {"tmp": [], "current": []}
 
 
 def test_files_have_the_permissions_that_the_umask_says(trained):
