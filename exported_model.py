@@ -13,6 +13,8 @@ from common.devices.cpu import CpuSession
 from common.errors import UserError
 from common.runtime import tf
 
+_OUTPUTS = ("classes", "probabilities", "maps")
+
 
 class Explanation(NamedTuple):
     """What a network says of an image, the most probable classes first.
@@ -48,8 +50,6 @@ class ExportedModel:
             )
         self.names = _names(directory, signatures)
         signature = signatures[serving.EXPLAIN_SIGNATURE]
-        self._input = signature.inputs[serving.INPUT_KEY].name
-        self._outputs = {key: info.name for key, info in signature.outputs.items()}
         graph = tf.Graph()
         self._session = CpuSession(graph)
         try:
@@ -57,7 +57,12 @@ class ExportedModel:
                 tf.saved_model.load(
                     self._session, [tf.saved_model.tag_constants.SERVING], directory
                 )
-        except (OSError, ValueError, tf.errors.OpError) as error:
+            # Fails where a tensor is not in the graph.
+            self._input = graph.get_tensor_by_name(signature.inputs[serving.INPUT_KEY].name)
+            self._outputs = {
+                key: graph.get_tensor_by_name(signature.outputs[key].name) for key in _OUTPUTS
+            }
+        except (OSError, ValueError, TypeError, KeyError, tf.errors.OpError) as error:
             reason = runtime.error_message(error).splitlines()[0]
             raise UserError(f"{directory} cannot be loaded: {reason}") from error
 
@@ -69,9 +74,7 @@ class ExportedModel:
             tf.errors.OpError: the image cannot be decoded.
         """
         found = self._session.run(self._outputs, {self._input: [encoded]})
-        classes, probabilities, maps = (
-            found[key][0] for key in ("classes", "probabilities", "maps")
-        )
+        classes, probabilities, maps = (found[key][0] for key in _OUTPUTS)
         if not (np.isfinite(probabilities).all() and np.isfinite(maps).all()):
             raise UserError("The model's answer is not a number; its weights are not finite.")
         return Explanation(tuple(classes.tolist()), tuple(probabilities.tolist()), maps)
@@ -118,7 +121,8 @@ def _signatures(directory: str):
 def _names(directory: str, signatures) -> List[str]:
     names = tfrecords.read_labels(os.path.join(directory, "assets"))
     serving_default = signatures[tf.saved_model.DEFAULT_SERVING_SIGNATURE_DEF_KEY]
-    num_classes = serving_default.outputs["logits"].tensor_shape.dim[-1].size
+    sizes = serving_default.outputs["logits"].tensor_shape.dim
+    num_classes = sizes[-1].size if sizes else 0
     if names is None or len(names) != num_classes:
         raise UserError(
             f"{os.path.join(directory, 'assets', tfrecords.LABELS)} names "

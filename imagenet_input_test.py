@@ -9,7 +9,18 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import TINY, deal, encode, flags, flip, noise, run, tiny_hparams, write_shards
+from helpers import (
+    TINY,
+    claim_length,
+    deal,
+    encode,
+    flags,
+    flip,
+    noise,
+    run,
+    tiny_hparams,
+    write_shards,
+)
 from PIL import Image
 
 import imagenet_input
@@ -231,6 +242,12 @@ BAD_FILES = {
         functools.partial(flip, position=2),
         10,
         "record 0 is not there: .*header's CRC is wrong",
+    ),
+    # TensorFlow alone would reserve this much memory, and end the process.
+    "claimed length": (
+        functools.partial(claim_length, length=1 << 60),
+        10,
+        "record 0 is not there: .*is truncated: it should end at byte 1152921504606846992",
     ),
     "flipped data": (
         functools.partial(flip, position=100),

@@ -5,7 +5,8 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 from google.protobuf.message import DecodeError
 
 import inception_preprocessing
-from common import runtime
+from common import limits, runtime
+from common.data import image_files
 from common.devices.cpu import CpuSession
 from common.runtime import tf
 
@@ -52,7 +53,8 @@ class Checker:
     """Checks records with the operations that training reads them with.
 
     It refuses exactly those that training could fail on. Training decodes only a part of each JPEG
-    and therefore meets damage in the rest of it only now and then; the checker decodes it all.
+    and therefore meets damage in the rest of it only now and then; the checker decodes it all. It
+    also refuses JPEGs of more scans than `limits` allow, for which training would take long.
 
     May be used as a context manager, which closes its session.
 
@@ -83,8 +85,9 @@ class Checker:
 
     def check(self, records: Sequence[bytes]) -> List[CheckedRecord]:
         """Checks records; each call takes 20 ms besides, so pass hundreds of them."""
+        decoded = [b"" if _many_scans(record) else record for record in records]
         try:
-            columns = self._session.run(self._good, {self._records: records})
+            columns = self._session.run(self._good, {self._records: decoded})
         except tf.errors.InvalidArgumentError:  # None of them is good.
             columns = []
         good = {
@@ -116,8 +119,9 @@ class Checker:
         if len(images) != 1 or not images[0]:
             return "has no image: image/encoded is not there or empty"
         try:
+            image_files.check_scans(images[0])
             self._session.run(self._pixels, {self._encoded: images[0]})
-        except tf.errors.OpError as error:
+        except (ValueError, tf.errors.OpError) as error:
             reason = runtime.error_message(error).splitlines()[0]
             return f"has an image ({_image_format(images[0])}) that cannot be decoded: {reason}"
         return "is not a tf.train.Example of one image and one label"
@@ -132,6 +136,11 @@ def find_problem(record: bytes, num_label_classes: int) -> Optional[str]:
 def _num_pixels(encoded: tf.Tensor) -> tf.Tensor:
     """Decodes all of an image in the way that training decodes its parts; counts its numbers."""
     return tf.size(inception_preprocessing.decode_window(encoded, inception_preprocessing.whole))
+
+
+def _many_scans(record: bytes) -> bool:
+    """Whether decoding a record's image could take very long."""
+    return record.count(image_files.SCAN) > limits.JPEG_SCANS and b"\xff\xd8\xff" in record
 
 
 def _image_format(encoded: bytes) -> str:

@@ -11,6 +11,7 @@ from typing import Callable
 import numpy as np
 
 from common import runtime
+from common.data import gif
 from common.runtime import tf
 
 # libjpeg's own limit. A progressive JPEG of a kilobyte may claim 65500 x 65500 pixels, and looking
@@ -103,7 +104,7 @@ def decode_whole(encoded: tf.Tensor) -> tf.Tensor:
     return tf.case(
         [
             (tf.equal(start, b"\xff\xd8\xff"), lambda: tf.image.decode_jpeg(encoded, channels=3)),
-            (tf.equal(start, b"GIF"), lambda: tf.image.decode_gif(encoded)[0]),
+            (tf.equal(start, b"GIF"), lambda: tf.image.decode_gif(gif.first_picture(encoded))[0]),
             (
                 tf.equal(tf.strings.substr(encoded, 0, 2), b"BM"),
                 lambda: runtime.decode_bmp(encoded),

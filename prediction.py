@@ -10,8 +10,8 @@ from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 import inception_preprocessing
-from common import files, runtime, spreadsheet
-from common.data import image_sources
+from common import files, limits, runtime, spreadsheet
+from common.data import image_files
 from common.devices.cpu import CpuSession
 from common.errors import UserError
 from common.hparams import HParams
@@ -61,7 +61,7 @@ def _matches(pattern: str) -> List[str]:
 
 def _images_below(folder: str) -> List[str]:
     files = [os.path.join(d, name) for d, _, names in os.walk(folder) for name in names]
-    images = [f for f in files if os.path.splitext(f)[1].lower() in image_sources.IMAGE_SUFFIXES]
+    images = [f for f in files if os.path.splitext(f)[1].lower() in image_files.IMAGE_SUFFIXES]
     if len(images) < len(files):
         others = len(files) - len(images)
         tf.logging.info("%s: %d files without an image's suffix are left out.", folder, others)
@@ -183,23 +183,25 @@ class ImageReader:
     def __call__(self, path: str) -> np.ndarray:
         """Raises UserError where the file is missing or no image; the message does not name it."""
         try:
-            with open(path, "rb") as file:
-                encoded = file.read()
+            encoded = limits.read_bytes(path, limits.IMAGE_BYTES, name="it")
         except FileNotFoundError:
             raise UserError("there is no such file") from None
         except OSError as error:
             raise UserError(error.strerror) from error
         try:
+            image_files.check_scans(encoded)
             return self._decode(encoded)
         except tf.errors.OpError:
             return self._decode_with_pillow(encoded)
+        except ValueError as error:
+            raise UserError(str(error)) from error
 
     def _decode(self, encoded: bytes) -> np.ndarray:
         return self._session.run(self._image, {self._encoded: encoded})
 
     def _decode_with_pillow(self, encoded: bytes) -> np.ndarray:
         try:
-            return self._decode(image_sources.to_jpeg(encoded).encoded)
+            return self._decode(image_files.to_jpeg(encoded).encoded)
         except ValueError as error:
             raise UserError(str(error)) from error
         except tf.errors.OpError as error:

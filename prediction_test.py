@@ -8,11 +8,12 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import encode, flags, run, truncate
+from helpers import encode, flags, many_scans, run, truncate
 from PIL import Image
 
 import prediction
 import serving
+from common import limits
 from common.errors import UserError
 from common.runtime import tf
 
@@ -110,6 +111,24 @@ def test_odd_images_and_others_beside_them(classify, odd_dir):
         answers["still.gif"].probabilities, abs=0.05
     )
     assert answers["animated.gif"].probabilities == answers["still.gif"].probabilities
+
+
+def test_files_that_would_cost_too_much(tmp_path):
+    read = prediction.ImageReader(16)
+    pipe, huge, scans = (str(tmp_path / name) for name in ("pipe", "huge", "scans"))
+    os.mkfifo(pipe)
+    with open(huge, "wb") as file:
+        file.truncate(1 << 40)  # Sparse: it takes no space.
+    with open(scans, "wb") as file:
+        file.write(many_scans(limits.JPEG_SCANS))
+    for path, message in (
+        (pipe, "it is not a regular file"),
+        ("/dev/zero", "it is not a regular file"),
+        (huge, "it is too large: 1099511627776 bytes"),
+        (scans, "it has 110 scans"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read(path)
 
 
 def test_no_image_can_be_read(classify, odd_dir):

@@ -234,4 +234,4 @@ def eval_from_hub(
 
 if __name__ == "__main__":
     FLAGS.set_default("mode", "export")
-    app.run(main)
+    app.run(main, flags_parser=process.parse_flags)

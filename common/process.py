@@ -5,7 +5,9 @@ import gc
 import logging
 import os
 import sys
-from typing import Optional
+from typing import List, Optional, Sequence
+
+from absl import app
 
 from common import runtime
 from common.checkpoints import storage
@@ -23,6 +25,14 @@ def set_up():
     # A graph consists of many objects that stay alive. Searching them for garbage takes another
     # fifth.
     gc.set_threshold(100_000)
+
+
+def parse_flags(argv: Sequence[str]) -> List[str]:
+    """`app.run`'s parser of flags; a sentence also where a flag file cannot be read."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (UnicodeDecodeError, RecursionError) as error:
+        sys.exit(f"{os.path.basename(argv[0])}: --flagfile: the file cannot be read: {error}.")
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Any, Dict, List
 
 import numpy as np
 
-from common import files
+from common import files, limits
 from common.errors import UserError
 from common.runtime import tf
 
@@ -39,20 +39,38 @@ def read_results(model_dir: str) -> List[Dict[str, Any]]:
     path = os.path.join(model_dir, FILE_NAME)
     if not tf.io.gfile.exists(path):
         return []
-    with tf.io.gfile.GFile(path) as f:
-        text = f.read()
     try:
-        records = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}): move it away to go on.") from error
-    if not isinstance(records, list):
+        records = limits.read_json(path)
+    except UserError as error:
+        raise UserError(f"{str(error).rstrip('.')}: move it away to go on.") from error
+    if not isinstance(records, list) or not all(map(_is_result, records)):
         raise UserError(f"{path} holds no list of results: move it away to go on.")
     return records
 
 
+def _is_result(record: Any) -> bool:
+    """Whether what is read from a record, if it is there, has the right types."""
+    if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
+        return False
+    best = record.get("best")
+    return (
+        isinstance(record.get("global_step", 0), int)
+        and isinstance(record.get("hparams", {}), dict)
+        and (best is None or _is_best(best))
+    )
+
+
+def _is_best(best: Any) -> bool:
+    return (
+        isinstance(best, dict)
+        and isinstance(best.get("checkpoint"), str)
+        and isinstance(best.get("top_1_accuracy"), (int, float))
+    )
+
+
 def is_evaluated(model_dir: str, step: int) -> bool:
     """Whether the checkpoint of a step has been evaluated."""
-    return any(record["global_step"] == step for record in evaluations(model_dir))
+    return any(record.get("global_step") == step for record in evaluations(model_dir))
 
 
 def evaluations(model_dir: str) -> List[Dict[str, Any]]:

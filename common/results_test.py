@@ -25,7 +25,13 @@ def test_processes_that_write_at_the_same_time_lose_no_record(tmp_path):
     assert found == [(process, i) for process in range(3) for i in range(20)]
 
 
-@pytest.mark.parametrize("text", ["{", "{}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *["{", "{}", "[5]", "[{}]", "[" * 100_000, '[{"kind": "eval", "global_step": "5"}]'],
+        *['[{"kind": "eval", "best": []}]', '[{"kind": "train", "hparams": 5}]'],
+    ],
+)
 def test_a_file_that_is_no_list_of_results(text, tmp_path):
     (tmp_path / results.FILE_NAME).write_text(text)
     with pytest.raises(UserError, match="move it away"):

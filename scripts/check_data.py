@@ -11,6 +11,7 @@ is only noted: an image of another format than JPEG in a JPEG's place, a class w
 
 import collections
 import functools
+import itertools
 import json
 import os
 import sys
@@ -32,6 +33,7 @@ from common.runtime import tf
 
 MAX_DAMAGE_LINES = 50
 _CHECKED_TOGETHER = 256
+_BYTES_TOGETHER = 64 << 20
 
 # One thing wrong. file: base name, or None for the whole split; record: from 0, or None.
 Damage = collections.namedtuple("Damage", "file record reason")
@@ -100,7 +102,8 @@ def check_shard(path, num_label_classes, expected=None):
     report.bytes, digest = tfrecords.file_checksum(path)
     records, problem = tfrecords.scan_shard(path)
     try:
-        for batch in _batches(tf.io.tf_record_iterator(path)):
+        # No further, where TensorFlow would reserve as much memory as a damaged header claims.
+        for batch in _batches(itertools.islice(tf.io.tf_record_iterator(path), records)):
             if parallel.stopping():
                 return report
             for checked in _checker(os.getpid(), num_label_classes).check(batch):
@@ -126,13 +129,14 @@ def _checker(process, num_label_classes):
 
 def _batches(records):
     """Lists of records; the last one also if the iterator fails behind it."""
-    batch = []
+    batch, size = [], 0
     try:
         for record in records:
             batch.append(record)
-            if len(batch) == _CHECKED_TOGETHER:
+            size += len(record)
+            if len(batch) == _CHECKED_TOGETHER or size > _BYTES_TOGETHER:
                 yield batch
-                batch = []
+                batch, size = [], 0
     except tf.errors.DataLossError:
         yield batch
         raise

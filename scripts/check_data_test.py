@@ -6,7 +6,7 @@ import pathlib
 import re
 
 import pytest
-from helpers import encode, flip, noise, run, write_shards
+from helpers import claim_length, encode, flip, noise, run, write_shards
 
 from common.data import tfrecords
 from scripts import check_data
@@ -197,3 +197,13 @@ def test_no_data(data_dir, make, message):
     make(data_dir)
     output, _ = _check(data_dir, status=1)
     assert message in output
+
+
+def test_claimed_lengths_end_no_process(data_dir):
+    """TensorFlow would reserve that much memory, and end the process."""
+    paths = write_shards(data_dir, "train", [[_example(1)], [_example(2)] * 2])
+    for path, length in zip(paths, (1 << 40, 1 << 60)):
+        claim_length(path, length)
+    _, result = _check(data_dir, status=1)
+    damage = result["splits"]["train"]["damage"]
+    assert [(d["record"], "is truncated" in d["reason"]) for d in damage] == [(0, True)] * 2

@@ -17,7 +17,10 @@ from typing import Iterator, List, Mapping, Sequence
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from common.arguments import place
+from google.protobuf.message import DecodeError
+
+from common import runtime
+from common.arguments import integer, place
 from common.data import tfrecords
 from common.errors import UserError
 from common.runtime import tf
@@ -34,14 +37,21 @@ def extract_images(data_dir: str, output_dir: str, split: str, count: int) -> in
     names = folder_names(tfrecords.read_labels(data_dir) or [])
     written = 0
     for number, features in enumerate(itertools.islice(read_features(data_dir, split), count)):
-        label = features["image/class/label"].int64_list.value[0]
+        labels = features["image/class/label"].int64_list.value
+        images = features["image/encoded"].bytes_list.value
+        if len(labels) != 1 or len(images) != 1:
+            raise UserError(
+                f"{data_dir}: record {number} of {split} has {len(labels)} labels and "
+                f"{len(images)} images: see scripts/check_data.py."
+            )
+        label = labels[0]
         if names and not 0 <= label < len(names):
             raise UserError(
                 f"{data_dir}: image {number} of {split} has label {label}, and "
                 f"{tfrecords.LABELS} names {len(names)} classes: see scripts/check_data.py."
             )
         name = names[label] if names else f"class_{label}"
-        encoded = features["image/encoded"].bytes_list.value[0]
+        encoded = images[0]
         suffix = "png" if encoded.startswith(b"\x89PNG") else "jpg"
         os.makedirs(os.path.join(output_dir, name), exist_ok=True)
         with open(os.path.join(output_dir, name, f"{number:06d}.{suffix}"), "wb") as f:
@@ -68,11 +78,14 @@ def folder_names(names: Sequence[str]) -> List[str]:
 def read_features(data_dir: str, split: str) -> Iterator[Mapping[str, tf.train.Feature]]:
     """The features of each image of a split; raises UserError as above."""
     for path in tfrecords.find_shards(data_dir, split):
+        records, problem = tfrecords.scan_shard(path)
         try:
-            for record in tf.io.tf_record_iterator(path):
+            for record in itertools.islice(tf.io.tf_record_iterator(path), records):
                 yield tf.train.Example.FromString(record).features.feature
-        except tf.errors.DataLossError as error:
-            raise UserError(f"{path} is damaged: {error.message}.") from error
+        except (DecodeError, tf.errors.DataLossError) as error:
+            raise UserError(f"{path} is damaged: {runtime.error_message(error)}.") from error
+        if problem:
+            raise UserError(problem)
 
 
 def main(argv=None):
@@ -81,7 +94,7 @@ def main(argv=None):
     parser.add_argument("--data_dir", type=place, required=True, help="Directory of the shards.")
     parser.add_argument("--output_dir", required=True, help="Where to make the folders.")
     parser.add_argument("--split", default="validation", choices=tfrecords.SPLITS)
-    parser.add_argument("--count", type=int, help="Only so many images, the first.")
+    parser.add_argument("--count", type=integer(0), help="Only so many images, the first.")
     arguments = parser.parse_args(argv)
     try:
         count = extract_images(

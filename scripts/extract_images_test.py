@@ -3,9 +3,11 @@
 import os
 
 import pytest
+from helpers import claim_length, flip
 
 from common import files
 from common.data import tfrecords
+from common.runtime import tf
 from scripts import extract_images
 
 
@@ -31,10 +33,46 @@ def test_some_images_of_the_training_split_without_names(tmp_path):
     files.write_text(os.path.join(str(tmp_path), tfrecords.LABELS), "background\ncat\n")
     with pytest.raises(SystemExit, match=r"has label 3, and labels\.txt names 2 classes"):
         extract_images.main(arguments)
-    os.truncate(shard, os.path.getsize(shard) - 3)
     os.remove(tmp_path / tfrecords.LABELS)
+    size = os.path.getsize(shard)
+    flip(shard, size - 9)
     with pytest.raises(SystemExit, match="train-00000-of-00001 is damaged"):
         extract_images.main(arguments)
+    os.truncate(shard, size - 3)
+    with pytest.raises(SystemExit, match=r"train-00000-of-00001: record 3 .* is truncated"):
+        extract_images.main(arguments)
+    claim_length(shard, 1 << 60)
+    with pytest.raises(SystemExit, match=r"train-00000-of-00001: record 0 .* is truncated"):
+        extract_images.main(arguments)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (b"\xff\xfe", "train-00000-of-00001 is damaged: Error parsing message"),
+        (b"", "record 0 of train has 0 labels and 0 images"),
+        (tf.train.Example(), "record 0 of train has 0 labels and 0 images"),
+    ],
+)
+def test_records_that_are_none_of_images(tmp_path, record, message):
+    tfrecords.write_shard(os.path.join(str(tmp_path), "train-00000-of-00001"), [record])
+    arguments = [f"--data_dir={tmp_path}", f"--output_dir={tmp_path}/out", "--split=train"]
+    with pytest.raises(SystemExit, match=message):
+        extract_images.main(arguments)
+
+
+@pytest.mark.parametrize("name", ["..", ".", "../../elsewhere", "/elsewhere", "a\0b"])
+def test_names_of_classes_do_not_lead_elsewhere(tmp_path, name):
+    example = tfrecords.image_example(b"\xff\xd8", 1, height=8, width=8)
+    data = tmp_path / "data"
+    data.mkdir()
+    tfrecords.write_shard(str(data / "train-00000-of-00001"), [example])
+    files.write_text(str(data / tfrecords.LABELS), f"background\n{name}\n")
+    out = tmp_path / "out" / "out"
+    extract_images.main([f"--data_dir={data}", f"--output_dir={out}", "--split=train"])
+    (folder,) = out.iterdir()
+    assert os.listdir(str(folder)) == ["000000.jpg"]
+    assert os.listdir(str(tmp_path / "out")) == ["out"]
 
 
 def test_no_shards(tmp_path):

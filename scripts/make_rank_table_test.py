@@ -5,6 +5,7 @@ import pytest
 from helpers import run
 
 from common.devices import rank_table
+from common.errors import UserError
 
 _run = functools.partial(run, "scripts/make_rank_table.py")
 
@@ -33,7 +34,7 @@ def test_table_that_does_not_fit(hccn_conf, tmp_path):
     assert "it lists 8 devices, RANK_SIZE is 4" in printed
     assert "scripts/make_rank_table.py makes a right one" in printed
     table.write_text("{")
-    assert "cannot be read as JSON" in _run("--devices=4", f"--check={table}", status=1).log
+    assert "table.json is not valid JSON" in _run("--devices=4", f"--check={table}", status=1).log
 
 
 def test_addresses_that_are_not_there(hccn_conf, tmp_path):
@@ -44,3 +45,20 @@ def test_addresses_that_are_not_there(hccn_conf, tmp_path):
     assert "no address of device 8, 9" in printed
     _run("--devices=3", hccn_conf, output, status=2)
     assert not (tmp_path / "table.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ({"rank_id": "\u00b2"}, "expected rank_id to be a number as a string"),
+        ({"rank_id": "9" * 5000}, "expected rank_id to be a number as a string"),
+        ({"device_id": 0}, "expected device_id to be a number as a string, found 0"),
+        ({"device_ip": 7}, "address, found 7"),
+        ({"device_ip": ["::1"]}, "address, found \\['::1'\\]"),
+    ],
+)
+def test_values_that_are_no_numbers_or_addresses(device, message):
+    table = rank_table.make("127.0.0.1", [0, 1], ["192.168.100.101", "192.168.100.102"])
+    table["server_list"][0]["device"][1].update(device)
+    with pytest.raises(UserError, match=message):
+        rank_table.check(table, 2)

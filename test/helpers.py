@@ -4,6 +4,7 @@ import glob
 import io
 import json
 import os
+import struct
 import subprocess
 import sys
 import zlib
@@ -12,6 +13,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
+from tensorboard.summary.writer.record_writer import masked_crc32c
 
 import amoeba_net_model
 import train_step
@@ -158,6 +160,13 @@ def noise(seed: int, size: int = 16, mode: str = "RGB") -> Image.Image:
     return Image.fromarray(pixels).convert(mode)
 
 
+def many_scans(count: int) -> bytes:
+    """A progressive JPEG that has its last scan so many times more than others have."""
+    encoded = encode(noise(0).resize((32, 32)), progressive=True)
+    start = encoded.rindex(b"\xff\xda")
+    return encoded[:-2] + encoded[start:-2] * count + encoded[-2:]
+
+
 def digits_and_photos() -> Tuple[List[bytes], List[int]]:
     """50 digits, then 10 photographs of several sizes: (encoded images, labels from 1 to 10)."""
     digits = load_digits()
@@ -274,3 +283,11 @@ def flip(path: str, position: int):
         byte = file.read(1)[0]
         file.seek(position)
         file.write(bytes([byte ^ 0x10]))
+
+
+def claim_length(path: str, length: int, position: int = 0):
+    """Makes the header of a TFRecord, at a position of a file, claim a length; its CRC is right."""
+    header = struct.pack("<Q", length)
+    with open(path, "r+b") as file:
+        file.seek(position)
+        file.write(header + struct.pack("<I", masked_crc32c(header)))

@@ -7,6 +7,7 @@ import re
 from typing import Callable, Dict, List, Optional, Tuple
 
 from common import files, runtime
+from common.checkpoints import index
 from common.errors import UserError
 from common.runtime import tf
 
@@ -19,12 +20,22 @@ UNREADABLE = (tf.errors.OpError, ValueError, IndexError)
 def open_checkpoint(path: str):
     """Returns a reader of the checkpoint with this prefix (`model.ckpt-1000`, no `.index`)."""
     try:
-        return tf.train.load_checkpoint(path)
+        return _load(path)
     except UNREADABLE as error:
+        if exists(path):
+            raise UserError(
+                f"The checkpoint {path} is damaged or not all there: {_first_line(error)} "
+                "Take another one."
+            ) from error
         raise UserError(
             f"Cannot read a checkpoint at {path}: {_first_line(error)} "
             "Expected a path like <model_dir>/model.ckpt-1000."
         ) from error
+
+
+def _load(path: str):
+    index.check(path)
+    return tf.train.load_checkpoint(path)
 
 
 def variable_shapes(reader) -> Dict[str, List[int]]:
@@ -79,7 +90,7 @@ def problem(path: str) -> Optional[str]:
 def _problem(path: str, found: Tuple[tuple, ...]) -> Optional[str]:
     del found  # With other sizes or times it is not the same question.
     try:
-        reader = tf.train.load_checkpoint(path)
+        reader = _load(path)
         for name in variable_shapes(reader):
             reader.get_tensor(name)  # Compares the checksum.
     except UNREADABLE as error:

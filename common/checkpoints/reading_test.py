@@ -1,14 +1,27 @@
 """What is read from one checkpoint."""
 
 import gc
+import re
 
 import pytest
 from helpers import checkpoint_file, checkpoint_path, truncate
+from tensorflow.core.protobuf.tensor_bundle_pb2 import BundleEntryProto
 
-from common.checkpoints import reading
+from common import files
+from common.checkpoints import reading, selection
 from common.devices.cpu import CpuSession
 from common.errors import UserError
 from common.runtime import tf
+from scripts.faults.fuzzing import checkpoints
+
+
+def _entry(dims=(1000,), **fields):
+    """An entry of an index: that of `weights`, but for some fields."""
+    shape = tf.TensorShape(dims).as_proto() if min(dims) >= 0 else None
+    entry = BundleEntryProto(**{"dtype": 1, "offset": 8, "size": 4000, **fields}, shape=shape)
+    if shape is None:
+        entry.shape.dim.add().size = dims[0]
+    return entry.SerializeToString()
 
 
 def test_shapes_of_variables_are_tensorflows_and_are_freed(model_dir):
@@ -40,3 +53,32 @@ def test_restoring_says_whether_the_file_or_the_network_is_wrong(model_dir, cut,
         with pytest.raises(UserError) as error:
             reading.CheckedSaver({"weights": weights}).restore(session, path)
     assert str(error.value).startswith(f"The checkpoint {path} {message}")
+
+
+# What TensorFlow ends the process for, or reserves memory for.
+BAD_ENTRIES = {
+    "no protocol buffer": (b"\xff", "Error parsing message|DecodeError"),
+    "negative size": (_entry(dims=[-1]), r"weights has shape \[-1\]"),
+    "huge size": (_entry(dims=[1 << 40, 1 << 10]), "weights has 4503599627370496 bytes at 8 of"),
+    "other size": (_entry(size=1 << 50), "weights has 1125899906842624 bytes at 8 of"),
+    "other place": (_entry(offset=1 << 50), "weights has 4000 bytes at 1125899906842624 of"),
+    "other file": (_entry(shard_id=7), "weights has its data in file 7 of 1"),
+    "unknown type": (_entry(dtype=77), "weights has type 77"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_ENTRIES)
+def test_index_that_tensorflow_does_not_survive(model_dir, kind):
+    """Another checkpoint is taken."""
+    value, message = BAD_ENTRIES[kind]
+    path = checkpoint_file(model_dir, 30, "index")
+    with open(path, "rb") as file:
+        entries = checkpoints.entries_of(file.read())
+    assert [key for key, _ in entries] == [b"", b"global_step", b"weights"]
+    files.write_bytes(path, checkpoints.table(entries))
+    assert selection.latest(model_dir) == checkpoint_path(model_dir, 30)
+    files.write_bytes(path, checkpoints.table([*entries[:2], (b"weights", value)]))
+    assert re.search(message, reading.problem(checkpoint_path(model_dir, 30)))
+    assert selection.latest(model_dir) == checkpoint_path(model_dir, 20)
+    with pytest.raises(UserError, match=message):
+        reading.open_checkpoint(checkpoint_path(model_dir, 30))

@@ -16,7 +16,7 @@ what is wrong with it.
 import collections
 import os
 import threading
-from typing import Callable, Dict, NamedTuple, Optional, Sequence
+from typing import Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -62,7 +62,7 @@ class BadRecords:
         max_bad_fraction: stop where more than this part of `num_images` is bad; 3 bad records are
             always tolerated.
         num_images: number of images there should be in the files.
-        known_counts: numbers of records of files that need not be counted, by path.
+        known_counts: numbers of records that files should have, by path.
         raise_errors: whether too many bad records are an error where batches are read; else the
             data ends, so that training ends in order and keeps a checkpoint.
 
@@ -88,7 +88,8 @@ class BadRecords:
         self._skips = on_bad_record == "skip"
         self._max_bad_fraction = max_bad_fraction
         self._num_images = num_images
-        self._counts = dict(known_counts or {})
+        self._known_counts = known_counts or {}
+        self._scanned = {}
         self._raise_errors = raise_errors
         self._lock = threading.Lock()
         self._pending = collections.deque()  # (number, file, index) of those in decoding.
@@ -118,6 +119,8 @@ class BadRecords:
         path = tf.gather(list(self._files), file)
         path = tf.where(call_python(self._is_readable, tf.bool, file), path, os.devnull)
         data = tf.data.TFRecordDataset(path, buffer_size=_READ_BUFFER_BYTES)
+        # TensorFlow would reserve as much memory as a damaged header claims.
+        data = data.take(call_python(self._count_whole, tf.int64, file))
         # After damage nothing more comes from a file; empty records take the place of what is lost.
         data = data.apply(tf.data.experimental.ignore_errors())
         data = data.concatenate(tf.data.Dataset.from_tensors("").repeat())
@@ -164,18 +167,28 @@ class BadRecords:
         return np.bool_(True)
 
     def _count(self, file: np.ndarray) -> np.ndarray:
-        """Number of records of a file, from their headers; damage among these is one record more.
+        """Number of records of a file; damage among their headers is one record more.
 
         So many are to be read from it, with empty ones in place of those that cannot be.
         """
         path = self._files[int(file)]
-        if path not in self._counts:
+        if path in self._known_counts:
+            return np.int64(self._known_counts[path])
+        records, problem = self._scan(path)
+        return np.int64(records + (1 if problem else 0))
+
+    def _count_whole(self, file: np.ndarray) -> np.ndarray:
+        """Number of records that come before the first damage among a file's headers."""
+        return np.int64(self._scan(self._files[int(file)])[0])
+
+    def _scan(self, path: str) -> Tuple[int, Optional[str]]:
+        """`tfrecords.scan_shard`, once for each file."""
+        if path not in self._scanned:
             try:
-                records, problem = tfrecords.scan_shard(path)
+                self._scanned[path] = tfrecords.scan_shard(path)
             except (OSError, tf.errors.OpError):
-                records, problem = 0, "cannot be read"
-            self._counts[path] = records + (1 if problem else 0)
-        return np.int64(self._counts[path])
+                self._scanned[path] = 0, "cannot be read"
+        return self._scanned[path]
 
     def _note_read(self, number: np.ndarray, file: np.ndarray, index: np.ndarray) -> np.bool_:
         """Notes records that are about to be decoded.
@@ -263,7 +276,7 @@ class BadRecords:
             if index >= records:
                 return f"is not there: {problem.rstrip('.')}" if problem else "is not there"
             for i, record in enumerate(tf.io.tf_record_iterator(path)):
-                if i == index:
+                if i == index:  # Not further: see `scan_shard`.
                     return self._find_problem(record)
         except tf.errors.DataLossError as error:
             return f"cannot be read: {runtime.error_message(error)}"

@@ -14,8 +14,8 @@ import re
 
 import tqdm
 
-from common import files
-from common.data import image_sources, parallel, tfrecords
+from common import files, limits
+from common.data import image_files, image_sources, parallel, tfrecords
 from common.errors import UserError
 
 BYTES_PER_SHARD = 128 << 20
@@ -69,7 +69,7 @@ def _default_shards(kind, split, images):
 def _fingerprint(images, source):
     contents = [(image.name, image.size, image.label) for image in images]
     # Where the source is does not matter, so that it can be moved between two runs.
-    text = json.dumps([contents, source.classes, image_sources.JPEG_QUALITY])
+    text = json.dumps([contents, source.classes, image_files.JPEG_QUALITY])
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
@@ -113,7 +113,7 @@ def _examples(shard, on_bad_image, converted, skipped):
         if parallel.stopping():
             raise concurrent.futures.CancelledError
         try:
-            jpeg = image_sources.to_jpeg(image_sources.read_image(image))
+            jpeg = image_files.to_jpeg(image_sources.read_image(image))
         except ValueError as error:
             if on_bad_image == "fail":
                 name = files.printable(image.name)
@@ -283,11 +283,13 @@ def _read_entries(output_dir):
         if name.endswith(".json") and not name.startswith("."):
             path = os.path.join(work_dir, name)
             try:
-                with open(path, encoding="utf-8") as file:
-                    entry = json.load(file)
-            except ValueError as error:
+                entry = limits.read_json(path)
+                problem = tfrecords.shard_problem(entry)
+            except UserError as error:
+                problem = str(error)
+            if problem:
                 shard = name[: -len(".json")]
-                raise UserError(f"{path} is damaged; remove it and the shard {shard}.") from error
+                raise UserError(f"{path} is damaged; remove it and the shard {shard}. ({problem})")
             entries[entry["name"]] = entry
     return entries
 

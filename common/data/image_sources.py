@@ -9,33 +9,26 @@ import io
 import os
 import random
 import re
-import tarfile
 
-import numpy as np
 import tqdm
-from PIL import Image as PilImage
 
-from common import files, imagenet
-from common.data import tfrecords
+from common import files, imagenet, limits
+from common.data import image_files, tars, tfrecords
 from common.errors import UserError
 
-# Of image files, in small or capital letters.
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-JPEG_QUALITY = 95
 GROUND_TRUTH_FILES = (
     "imagenet_2012_validation_synset_labels.txt",
     "ILSVRC2012_validation_ground_truth.txt",
     "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt",
 )
 
+_NUMBER = re.compile("[0-9]{1,9}")
+
 # A range of bytes of a file: a whole image file, or a member of a tar, which is never extracted.
 Image = collections.namedtuple("Image", "name path offset size label")
 
 # classes: [(short name, text)] in label order, [0] having label 1; splits: {split: [Image]}.
 Source = collections.namedtuple("Source", "kind classes splits")
-
-# What to_jpeg makes of an image file. converted_from: '' if the bytes were kept as they are.
-Jpeg = collections.namedtuple("Jpeg", "encoded height width channels converted_from")
 
 
 def find_source(
@@ -192,12 +185,11 @@ def _list_class_folders(directory, labels):
 def _list_files(directory, others=None):
     """Lists the image files anywhere under a directory, counting others by their suffix."""
     images = []
-    for parent, folders, names in os.walk(directory, followlinks=True):
-        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
-        for file in sorted(names):
+    for parent, names in _walk(directory):
+        for file in names:
             path = os.path.join(parent, file)
             suffix = os.path.splitext(file)[1].lower()
-            if suffix in IMAGE_SUFFIXES and not file.startswith("."):
+            if suffix in image_files.IMAGE_SUFFIXES and not file.startswith("."):
                 name = os.path.relpath(path, directory)
                 images.append(Image(name, path, 0, os.path.getsize(path), None))
             elif others is not None:
@@ -205,45 +197,39 @@ def _list_files(directory, others=None):
     return images
 
 
+def _walk(directory):
+    """Yields (folder, sorted names of its files) of a directory and all below it, links too."""
+    seen = {}
+    for parent, folders, names in os.walk(directory, followlinks=True):
+        status = os.stat(parent)
+        first = seen.setdefault((status.st_dev, status.st_ino), parent)
+        if first != parent:
+            # A link to a folder above itself would be followed for ever.
+            raise UserError(f"{parent} is the same folder as {first}: remove the link.")
+        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
+        yield parent, sorted(names)
+
+
 def _list_imagenet_train_tar(path, labels):
     """Lists the images in ILSVRC2012_img_train.tar, which holds one tar a synset."""
     images = []
-    with _open_tar(path) as outer:
-        for member in tqdm.tqdm(_members(outer), f"Listing {path}", unit=" tars", leave=False):
+    with limits.open_file(path) as file:
+        members = tars.files(file, path)
+        for member in tqdm.tqdm(members, f"Listing {path}", unit=" tars", leave=False):
             synset, suffix = os.path.splitext(os.path.basename(member.name))
             if suffix != ".tar" or synset not in labels:
-                raise UserError(f"{path} holds {member.name}, and one of ImageNet's n*.tar is due.")
-            with _open_tar(path, outer.extractfile(member), member.name) as inner:
-                for image in _members(inner):
-                    name = os.path.join(synset, os.path.basename(image.name))
-                    offset = member.offset_data + image.offset_data
-                    images.append(Image(name, path, offset, image.size, labels[synset]))
+                raise UserError(
+                    f"{path} holds {member.name!r}, and one of ImageNet's n*.tar is due."
+                )
+            for image in tars.files(file, f"{member.name} in {path}", member):
+                name = os.path.join(synset, os.path.basename(image.name))
+                images.append(Image(name, path, image.offset, image.size, labels[synset]))
     return images
 
 
 def _list_tar(path):
-    with _open_tar(path) as tar:
-        return [Image(m.name, path, m.offset_data, m.size, None) for m in _members(tar)]
-
-
-def _open_tar(path, file=None, name=None):
-    try:
-        return tarfile.open(path if file is None else None, "r:", file)
-    except tarfile.TarError as error:
-        raise UserError(f"{name or ''} {path} is not an uncompressed tar: {error}.") from error
-
-
-def _members(tar):
-    """Returns the files in a tar, having made sure that it is all there."""
-    try:
-        members = sorted((m for m in tar if m.isfile()), key=lambda m: m.name)
-        tar.fileobj.seek(0, os.SEEK_END)
-    except tarfile.TarError as error:
-        raise UserError(f"{tar.name} is damaged or incomplete: {error}.") from error
-    for member in members:
-        if member.offset_data + member.size > tar.fileobj.tell():
-            raise UserError(f"{tar.name} is incomplete: it ends within {member.name}.")
-    return members
+    with limits.open_file(path) as file:
+        return [Image(m.name, path, m.offset, m.size, None) for m in tars.files(file, path)]
 
 
 def _check_synsets(source_dir, images):
@@ -275,11 +261,10 @@ def _ground_truth_files(source_dir, ground_truth, synset_list):
 
 def _read_ground_truth(path, synset_list):
     """Returns the synset of each validation image, in order."""
-    with open(path, encoding="utf-8") as file:
-        lines = file.read().split()
-    if lines and all(re.match(r"n\d{8}$", line) for line in lines):
+    lines = limits.read_text(path).split()
+    if lines and all(re.fullmatch(r"n[0-9]{8}", line) for line in lines):
         return lines
-    odd = [line for line in lines if not line.isdigit()]
+    odd = [line for line in lines if not _NUMBER.fullmatch(line)]
     if odd or not lines:
         raise UserError(
             f"{path}: every line must be a synset (n01440764) or every line a number; "
@@ -307,16 +292,10 @@ def _read_ground_truth(path, synset_list):
 def _read_synset_list(path):
     """Returns {number: synset} from meta.mat or from a text file."""
     if path.endswith(".mat"):
-        import scipy.io  # Slow to import, and only this file needs it.
-
-        synsets = scipy.io.loadmat(path, squeeze_me=True)["synsets"]
-        numbers = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
-        # After the 1,000 classes come the inner nodes of their tree.
-        numbers = {number: synset for number, synset in numbers.items() if number <= 1000}
+        numbers = _read_meta_mat(path)
     else:
-        with open(path, encoding="utf-8") as file:
-            rows = [line.split() for line in file if line.strip()]
-        numbered = all(len(row) > 1 and row[0].isdigit() for row in rows)
+        rows = [line.split() for line in limits.read_text(path).splitlines() if line.strip()]
+        numbered = all(len(row) > 1 and _NUMBER.fullmatch(row[0]) for row in rows)
         pairs = ((int(r[0]), r[1]) if numbered else (i, r[0]) for i, r in enumerate(rows, 1))
         numbers = dict(pairs)
     if sorted(numbers.values()) != sorted(imagenet.label_of_synset()):
@@ -324,14 +303,30 @@ def _read_synset_list(path):
     return numbers
 
 
+def _read_meta_mat(path):
+    import scipy.io  # Slow to import, and only this file needs it.
+
+    data = limits.read_bytes(path, limits.TEXT_BYTES)
+    try:
+        synsets = scipy.io.loadmat(io.BytesIO(data), squeeze_me=True)["synsets"]
+        numbers = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
+    except Exception as error:  # Whatever scipy's parser stumbles over.
+        raise UserError(f"{path} is not the development kit's meta.mat: {error}.") from error
+    # After the 1,000 classes come the inner nodes of their tree.
+    return {number: synset for number, synset in numbers.items() if number <= 1000}
+
+
 def _label_validation(images, truth, labels):
     """Gives the images of ILSVRC2012_val_00000001.JPEG and on their labels, by their numbers."""
     labelled = {}
     for image in images:
-        match = re.search(r"_(\d+)\.\w+$", image.name)
+        match = re.search(r"_([0-9]{1,9})\.\w+$", image.name)
         if not match:
             raise UserError(f"{image.path}: {image.name} has no number as ILSVRC2012_val_*.JPEG.")
-        labelled[int(match.group(1))] = image
+        number = int(match.group(1))
+        if number in labelled:
+            raise UserError(f"{image.path} has two images of number {number}.")
+        labelled[number] = image
     lacking = set(range(1, len(truth) + 1)).symmetric_difference(labelled)
     if lacking:
         raise UserError(
@@ -362,52 +357,9 @@ def _subdirs(directory):
 
 
 def read_image(image):
-    """Returns the bytes of an Image."""
-    with open(image.path, "rb") as file:
+    """Returns the bytes of an Image; raises ValueError if they are too many, or no file's."""
+    if image.size > limits.IMAGE_BYTES:
+        raise ValueError(f"it has {image.size} bytes, and at most {limits.IMAGE_BYTES} are read")
+    with limits.open_file(image.path) as file:
         file.seek(image.offset)
         return file.read(image.size)
-
-
-def to_jpeg(encoded):
-    """Decodes an image file, and makes it a JPEG that every decoder takes.
-
-    Args:
-      encoded: bytes of a file in any format that Pillow knows.
-
-    Returns:
-      A Jpeg: RGB or grey.
-
-    Raises:
-      ValueError: it cannot be decoded; says why.
-    """
-    try:
-        with PilImage.open(io.BytesIO(encoded)) as image:
-            image.load()
-            # A phone's MPO is a JPEG with further pictures behind it.
-            is_jpeg = image.format in ("JPEG", "MPO")
-            if is_jpeg and image.mode in ("RGB", "L"):
-                return Jpeg(encoded, image.height, image.width, len(image.getbands()), "")
-            buffer = io.BytesIO()
-            _to_rgb(image).save(buffer, "JPEG", quality=JPEG_QUALITY)
-            source = f"{image.mode} JPEG" if is_jpeg else image.format
-            return Jpeg(buffer.getvalue(), image.height, image.width, 3, source)
-    except Exception as error:
-        # Pillow raises whatever its parsers stumble over: OSError, SyntaxError, struct.error, ...
-        reason = "is empty" if not encoded else str(error) or type(error).__name__
-        raise ValueError(re.sub(r" <_io.BytesIO object at \w+>", "", reason)) from error
-
-
-def _to_rgb(image):
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range")
-    if image.mode.startswith("I"):
-        # Pillow's own conversion clips 16 bits at 255.
-        array = np.asarray(image)
-        if array.min() < 0 or array.max() > 0xFFFF:
-            raise ValueError("pixels of more than 16 bits have no known range")
-        return PilImage.fromarray((array >> 8).astype(np.uint8)).convert("RGB")
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = PilImage.new("RGBA", image.size, "white")
-        return PilImage.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")

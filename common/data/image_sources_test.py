@@ -1,89 +1,17 @@
 """Tests of common.image_sources."""
 
 import io
+import os
 import tarfile
 
 import numpy as np
 import pytest
-from helpers import encode
-from PIL import Image
 
 from common import imagenet
 from common.data import image_sources
 from common.errors import UserError
 
 WNIDS = [wnid for wnid, _ in imagenet.synsets()]
-
-
-def _gradient(height=16, width=24):
-    """Returns a smooth uint8 RGB image, which JPEG changes little."""
-    y, x = np.mgrid[:height, :width]
-    return np.stack([x * 8, y * 8, 128 + 0 * x], -1).astype(np.uint8)
-
-
-def _decode(jpeg):
-    assert jpeg.encoded[:2] == b"\xff\xd8"
-    with Image.open(io.BytesIO(jpeg.encoded)) as image:
-        assert image.size == (jpeg.width, jpeg.height)
-        assert len(image.getbands()) == jpeg.channels
-        return np.asarray(image).astype(int)
-
-
-class TestToJpeg:
-    @pytest.mark.parametrize("mode", ["RGB", "L"])
-    def test_usual_jpeg_is_kept_byte_for_byte(self, mode):
-        encoded = encode(Image.fromarray(_gradient()).convert(mode), "JPEG", quality=70)
-        jpeg = image_sources.to_jpeg(encoded)
-        assert jpeg.encoded == encoded
-        assert (jpeg.height, jpeg.width, jpeg.converted_from) == (16, 24, "")
-        assert jpeg.channels == len(mode)
-
-    @pytest.mark.parametrize("format_", ["PNG", "BMP", "WEBP", "TIFF", "GIF"])
-    def test_other_formats(self, format_):
-        jpeg = image_sources.to_jpeg(encode(_gradient(), format_))
-        assert jpeg.converted_from == format_
-        assert np.abs(_decode(jpeg) - _gradient()).mean() < 8
-
-    def test_cmyk_jpeg(self):
-        encoded = encode(Image.fromarray(_gradient()).convert("CMYK"), "JPEG", quality=95)
-        jpeg = image_sources.to_jpeg(encoded)
-        assert jpeg.converted_from == "CMYK JPEG"
-        assert np.abs(_decode(jpeg) - _gradient()).mean() < 8
-
-    def test_sixteen_bits_are_scaled_not_clipped(self):
-        grey = _gradient()[..., 0].astype(np.uint16) * 257
-        jpeg = image_sources.to_jpeg(encode(Image.fromarray(grey.astype(np.int32)), "PNG"))
-        assert np.abs(_decode(jpeg) - _gradient()[..., :1]).max() < 8
-
-    def test_transparent_turns_white(self):
-        pixels = np.dstack([_gradient(), np.zeros((16, 24), np.uint8)])
-        assert _decode(image_sources.to_jpeg(encode(pixels, "PNG"))).min() > 250
-        palette = Image.new("P", (16, 16))
-        encoded = encode(palette, "PNG", transparency=0)
-        assert _decode(image_sources.to_jpeg(encoded)).min() > 250
-
-    def test_orientation_is_not_applied(self):
-        exif = Image.Exif()
-        exif[0x0112] = 6  # Turn by 90 degrees.
-        encoded = encode(_gradient(), "JPEG", exif=exif)
-        jpeg = image_sources.to_jpeg(encoded)
-        assert jpeg.encoded == encoded
-        assert (jpeg.height, jpeg.width) == (16, 24)
-
-    @pytest.mark.parametrize(
-        ("encoded", "reason"),
-        [
-            (b"", "is empty"),
-            (b"no image" * 10, "cannot identify image file"),
-            (encode(_gradient(), "JPEG")[:-1], "truncated"),
-            (encode(_gradient(), "JPEG")[:200], "."),
-            (encode(_gradient(), "PNG")[:60], "."),
-            (encode(Image.new("F", (4, 4)), "TIFF"), "floating-point"),
-        ],
-    )
-    def test_broken(self, encoded, reason):
-        with pytest.raises(ValueError, match=reason):
-            image_sources.to_jpeg(encoded)
 
 
 def _make_tree(root, names):
@@ -147,6 +75,35 @@ class TestFolders:
             image_sources.find_source(str(tmp_path), **options)
 
 
+class TestHostileFolders:
+    def test_links_that_go_round_in_circles(self, tmp_path):
+        """Two links to the folder above would be 2**40 folders before the system ends it."""
+        _make_tree(tmp_path, ["a/1.jpg"])
+        for name in ("x", "y"):
+            (tmp_path / "a" / name).symlink_to(tmp_path / "a", target_is_directory=True)
+        with pytest.raises(UserError, match=r"a/x is the same folder as .*a: remove the link"):
+            image_sources.find_source(str(tmp_path))
+
+    def test_links_to_other_folders_are_followed(self, tmp_path):
+        _make_tree(tmp_path, ["source/a/1.jpg", "elsewhere/2.jpg"])
+        (tmp_path / "source/a/x").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+        source = image_sources.find_source(str(tmp_path / "source"), fraction=0.0)
+        images = source.splits["train"]
+        assert sorted(image.name for image in images) == ["a/1.jpg", "a/x/2.jpg"]
+
+    def test_pipes_and_large_files_are_bad_images(self, tmp_path):
+        _make_tree(tmp_path, ["a/1.jpg"])
+        os.mkfifo(str(tmp_path / "a/2.jpg"))
+        with (tmp_path / "a/3.jpg").open("wb") as file:
+            file.truncate(1 << 40)  # Sparse: it takes no space.
+        source = image_sources.find_source(str(tmp_path), fraction=0.0)
+        first, *bad = sorted(source.splits["train"])
+        assert image_sources.read_image(first) == b"a/1.jpg"
+        for image, reason in zip(bad, ["not a regular file", "1099511627776 bytes, and at most"]):
+            with pytest.raises(ValueError, match=reason):
+                image_sources.read_image(image)
+
+
 class TestImageNetValidation:
     """Two validation images and three ways to label them; the last synset comes first."""
 
@@ -193,6 +150,9 @@ class TestImageNetValidation:
         [
             (None, "have no labels: give --validation_ground_truth"),
             ("1\n2\n", "not in the synsets' order: give --synset_list"),
+            ("\xff\n", "is not UTF-8"),
+            ("\u00b2\n\u00b3\n", "every line must be a synset .* found '\u00b2'"),
+            ("9" * 5000 + "\n", "every line must be a synset"),
             ("cat\ndog\n", "every line must be a synset .* found 'cat'"),
             (f"{WNIDS[0]}\n", "1 lines for 2 validation images; number 2 is on one side only"),
             ("n99999999\nn99999999\n", "n99999999, which is not a synset"),
@@ -200,8 +160,24 @@ class TestImageNetValidation:
     )
     def test_errors(self, source_dir, truth, message):
         if truth:
-            (source_dir / "ILSVRC2012_validation_ground_truth.txt").write_text(truth)
+            data = truth.encode("latin-1" if "\xff" in truth else "utf-8")
+            (source_dir / "ILSVRC2012_validation_ground_truth.txt").write_bytes(data)
         with pytest.raises(UserError, match=message):
+            image_sources.find_source(str(source_dir))
+
+    @pytest.mark.parametrize("data", [b"", b"MATLAB 5.0 MAT-file".ljust(128) + b"\xff" * 99])
+    def test_damaged_list_of_the_kit(self, source_dir, data):
+        pytest.importorskip("scipy.io")
+        (source_dir / "ILSVRC2012_validation_ground_truth.txt").write_text("1\n1000\n")
+        (source_dir / "meta.mat").write_bytes(data)
+        with pytest.raises(UserError, match=r"meta\.mat is not the development kit's"):
+            image_sources.find_source(str(source_dir))
+
+    def test_images_of_the_same_number(self, source_dir):
+        _make_tree(source_dir, ["val/other_00000002.JPEG"])
+        path = source_dir / "imagenet_2012_validation_synset_labels.txt"
+        path.write_text(f"{WNIDS[999]}\n{WNIDS[0]}\n")
+        with pytest.raises(UserError, match="has two images of number 2"):
             image_sources.find_source(str(source_dir))
 
     def test_sorted_list_with_the_kits_numbers_is_noticed(self, source_dir):

@@ -31,7 +31,7 @@ import struct
 
 from tensorboard.summary.writer.record_writer import masked_crc32c
 
-from common import files
+from common import files, limits
 from common.errors import UserError
 from common.runtime import tf
 
@@ -41,7 +41,7 @@ SPLITS = ("train", "validation")
 
 _HEADER = struct.Struct("<QI")
 _FOOTER_BYTES = 4
-_SHARD_NAME = re.compile(r"(?P<split>.+)-(?P<index>\d+)-of-(?P<total>\d+)$")
+_SHARD_NAME = re.compile("(?P<split>.+)-(?P<index>[0-9]{1,18})-of-(?P<total>[0-9]{1,18})")
 _CHECKSUM_BLOCK = 1 << 20
 
 
@@ -91,13 +91,16 @@ def missing_shards(paths):
     The names themselves say how many there should be: `-of-00128`.
 
     Raises:
-      UserError: the names disagree about how many there are, or one is not a shard's.
+      UserError: the names disagree about how many there are, or tell of too many, or one is not a
+        shard's.
     """
     sets = {}
     for path in paths:
-        match = _SHARD_NAME.match(os.path.basename(path))
+        match = _SHARD_NAME.fullmatch(os.path.basename(path))
         if not match:
             raise UserError(f"{path} is not named like a shard, train-00000-of-01024.")
+        if int(match.group("total")) > limits.SHARDS:
+            raise UserError(f"{path}: a set has {limits.SHARDS} shards at most.")
         key = match.group("split"), match.group("total")
         sets.setdefault(key, set()).add(int(match.group("index")))
     if len(sets) > 1:
@@ -120,6 +123,8 @@ def scan_shard(path):
       (records, problem): how many whole records come before the end or before the first damage,
       and None or one sentence that names the file, the record and the byte offset. Damage inside
       a record's data is not seen. An empty file is a problem: no writer leaves a shard empty.
+      No more than these records may be read by TensorFlow, which reserves as much memory as the
+      header of the next one claims, or ends the process.
     """
     records, offset = 0, 0
     with _open_unbuffered(path) as file:
@@ -133,6 +138,8 @@ def scan_shard(path):
             end = offset + _HEADER.size + (length or 0) + _FOOTER_BYTES
             if not problem and end > size:
                 problem = f"is truncated: it should end at byte {end}"
+            if not problem and length > limits.RECORD_BYTES:
+                problem = f"has {length} bytes; up to {limits.RECORD_BYTES} are read"
             if problem:
                 return records, f"{path}: record {records} at byte {offset} of {size} {problem}."
             offset = end
@@ -264,13 +271,9 @@ def read_dataset_info(data_dir):
       UserError: the file is not what the module's docstring describes; names the file.
     """
     path = os.path.join(data_dir, DATASET_INFO)
-    text = _read_text(path)
-    if text is None:
+    if not tf.io.gfile.exists(path):
         return None
-    try:
-        info = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}.") from error
+    info = limits.read_json(path)
     problem = _info_problem(info)
     if problem:
         raise UserError(f"{path} is not a data set's description: {problem}.")
@@ -295,13 +298,12 @@ def read_labels(data_dir):
     """Returns the class names of labels.txt, [0] being background, or None if there is no file.
 
     Raises:
-      UserError: the file is empty or not UTF-8, or a name is blank; names the file.
+      UserError: the file is empty, too large or not UTF-8, or a name is blank; names the file.
     """
     path = os.path.join(data_dir, LABELS)
-    text = _read_text(path)
-    if text is None:
+    if not tf.io.gfile.exists(path):
         return None
-    names = text.splitlines()
+    names = limits.read_text(path).splitlines()
     blank = [i for i, name in enumerate(names) if not name.strip()]
     if not names or blank:
         raise UserError(
@@ -333,7 +335,7 @@ def _shards_in(directory, split):
     """Returns the sorted paths of a split's shards in a directory, which need not exist."""
     if not tf.io.gfile.isdir(directory):
         return []
-    matches = (_SHARD_NAME.match(name) for name in sorted(files.list_directory(directory)))
+    matches = (_SHARD_NAME.fullmatch(name) for name in sorted(files.list_directory(directory)))
     return [os.path.join(directory, m.group()) for m in matches if m and m.group("split") == split]
 
 
@@ -347,18 +349,6 @@ def _int64(value):
     return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
 
 
-def _read_text(path):
-    """Returns the text of a file, or None if there is none."""
-    if not tf.io.gfile.exists(path):
-        return None
-    with tf.io.gfile.GFile(path, "rb") as file:
-        data = file.read()
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error}.") from error
-
-
 def _info_problem(info):
     """Returns what is wrong with the contents of dataset.json, or None."""
     if not isinstance(info, dict):
@@ -366,22 +356,41 @@ def _info_problem(info):
     if info.get("format_version") != 1:
         return f"format_version is {info.get('format_version')!r}, and 1 is known"
     for key in ("num_classes", "num_label_classes"):
-        if not _is_count(info.get(key)):
-            return f"{key} is {info.get(key)!r}, and a positive integer is expected"
+        if not limits.is_count(info.get(key), limits.CLASSES):
+            return f"{key} is {info.get(key)!r:.100}, and 1 to {limits.CLASSES} is expected"
     splits = info.get("splits")
     if not isinstance(splits, dict) or not all(isinstance(s, dict) for s in splits.values()):
         return "splits is not an object of objects"
     for split, contents in splits.items():
         images = contents.get("images")
-        if not _is_count(images):
-            return f"splits.{split}.images is {images!r}, and a positive integer is expected"
+        if not limits.is_count(images, limits.IMAGES):
+            return f"splits.{split}.images is {images!r:.100}, and 1 to {limits.IMAGES} is expected"
         shards = contents.get("shards")
-        if not isinstance(shards, list) or not all(
-            isinstance(shard, dict) and isinstance(shard.get("name"), str) for shard in shards
-        ):
-            return f"splits.{split}.shards is not a list of objects with names"
+        if not isinstance(shards, list):
+            return f"splits.{split}.shards is not a list"
+        problem = next(filter(None, map(shard_problem, shards)), None)
+        if problem:
+            return f"splits.{split}.shards: {problem}"
     return None
 
 
-def _is_count(value):
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+# What is known about a shard. Others' descriptions may lack all but the name.
+_SHARD_TYPES = {
+    **{"images": int, "bytes": int, "sha256": str},
+    **{"fingerprint": str, "converted": dict, "skipped": list},
+}
+
+
+def shard_problem(entry):
+    """Returns what is wrong with the description of a shard in dataset.json, or None."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+        return "an object with a name is expected"
+    if not _SHARD_NAME.fullmatch(entry["name"]) or "/" in entry["name"]:
+        return f"{entry['name']!r:.100} is not a shard's name"
+    for key, kind in _SHARD_TYPES.items():
+        value = entry.get(key)
+        if (key in entry or "fingerprint" in entry) and not isinstance(value, kind):
+            return f"{key} of {entry['name']} is {value!r:.100}"
+    if not all(isinstance(count, int) for count in entry.get("converted", {}).values()):
+        return f"converted of {entry['name']} is not an object of numbers"
+    return None

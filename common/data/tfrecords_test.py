@@ -1,11 +1,14 @@
 """Tests of common.tfrecords."""
 
+import json
 import os
 
 import pytest
+from helpers import claim_length
 
-from common import files
+from common import files, limits
 from common.data import tfrecords
+from common.errors import UserError
 from common.runtime import tf
 
 
@@ -67,6 +70,10 @@ class TestMissingShards:
         names = ["/d/" + tfrecords.shard_name("train", i, 4) for i in (0, 2)]
         assert tfrecords.missing_shards(names) == ["train-00001-of-00004", "train-00003-of-00004"]
 
+    def test_total_that_is_too_large_to_list(self):
+        with pytest.raises(UserError, match="a set has 100000 shards at most"):
+            tfrecords.missing_shards(["/d/train-00000-of-99999999999"])
+
     def test_mixed_totals(self):
         with pytest.raises(ValueError, match=r"1 of train-\*-of-00001, 1 of train-\*-of-00002"):
             tfrecords.missing_shards(["/d/train-00000-of-00001", "/d/train-00000-of-00002"])
@@ -104,6 +111,22 @@ class TestCountRecords:
         path.write_bytes(bytes(data))
         with pytest.raises(ValueError, match="record 1 at byte 21 of 43 is corrupt"):
             tfrecords.count_records([str(path)])
+
+    @pytest.mark.parametrize("length", [1 << 40, 1 << 60, (1 << 64) - 20])
+    def test_claimed_length(self, tmp_path, length):
+        path = str(tmp_path / "train-00000-of-00001")
+        _write(path, [b"first", b"second"])
+        claim_length(path, length, position=21)
+        records, problem = tfrecords.scan_shard(path)
+        assert records == 1 and f"should end at byte {length + 21 + 16}" in problem
+
+    def test_record_that_is_too_large(self, tmp_path):
+        path = str(tmp_path / "train-00000-of-00001")
+        _write(path, [b"first"])
+        claim_length(path, limits.RECORD_BYTES + 1)
+        os.truncate(path, 1 << 40)  # Sparse: it takes no space.
+        records, problem = tfrecords.scan_shard(path)
+        assert records == 0 and "has 536870913 bytes; up to 536870912 are read" in problem
 
     def test_text_and_empty_files(self, tmp_path):
         path = tmp_path / "train-00000-of-00001"
@@ -179,6 +202,8 @@ class TestDatasetInfo:
             ("[]", "JSON object"),
             ('{"format_version": 2}', "format_version is 2"),
             ('{"format_version": 1, "num_classes": "2"}', "num_classes is '2'"),
+            ('{"format_version": 1, "num_classes": 99999999}', "num_classes is 99999999, and 1 to"),
+            ("[" * 100_000, "nested too deeply"),
             (b"\xff\xfe", "not UTF-8"),
         ],
     )
@@ -186,6 +211,28 @@ class TestDatasetInfo:
         data = text if isinstance(text, bytes) else text.encode()
         (tmp_path / "dataset.json").write_bytes(data)
         with pytest.raises(ValueError, match=r"dataset\.json .*" + reason):
+            tfrecords.read_dataset_info(str(tmp_path))
+
+    @pytest.mark.parametrize(
+        ("shard", "reason"),
+        [
+            ("a", "an object with a name is expected"),
+            ({"name": ["a"]}, "an object with a name is expected"),
+            ({"name": "../train-00000-of-00001"}, "is not a shard's name"),
+            ({"name": "\ud800"}, "is not a shard's name"),
+            ({"name": "train-0-of-" + "9" * 5000}, "is not a shard's name"),
+            ({"sha256": 5}, "sha256 of train-00000-of-00001 is 5"),
+            ({"images": "5"}, "images of train-00000-of-00001 is '5'"),
+            ({"converted": {"PNG": "2"}}, "converted of .* is not an object of numbers"),
+            ({"fingerprint": "f"}, "images of train-00000-of-00001 is None"),
+        ],
+    )
+    def test_shards(self, tmp_path, shard, reason):
+        if isinstance(shard, dict):
+            shard = {"name": "train-00000-of-00001", **shard}
+        splits = {"train": {"images": 5, "shards": [shard]}}
+        (tmp_path / "dataset.json").write_text(json.dumps({**self.info, "splits": splits}))
+        with pytest.raises(UserError, match=f"splits.train.shards: .*{reason}"):
             tfrecords.read_dataset_info(str(tmp_path))
 
     def test_writing_checks(self, tmp_path):

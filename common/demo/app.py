@@ -1,6 +1,6 @@
 """The web application: a page, and an answer for each image that is posted to /explain.
 
-Memory stays bounded: at most MAX_WAITING images are held, of uploads.MAX_BYTES each, and one is
+Memory stays bounded: at most MAX_WAITING images are held, of limits.UPLOAD_BYTES each, and one is
 decoded at a time. Who comes when all places are taken is told to come again.
 """
 
@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from common import limits
 from common.demo import uploads
 from common.errors import UserError
 
@@ -91,7 +92,7 @@ class _Explainer:
         self._worker = concurrent.futures.ThreadPoolExecutor(1)
 
     async def about(self, request: Request) -> Response:
-        found = {"title": self._title, "max_bytes": uploads.MAX_BYTES}
+        found = {"title": self._title, "max_bytes": limits.UPLOAD_BYTES}
         return JSONResponse({**found, "too_large": uploads.too_many_bytes()}, headers=_HEADERS)
 
     async def explain(self, request: Request) -> Response:
@@ -112,7 +113,7 @@ class _Explainer:
             raise _RefusedError(503, "Too many images are waiting; try again in a moment.")
         self._waiting += 1
         try:
-            encoded = await _receive(request, uploads.MAX_BYTES)
+            encoded = await _receive(request, limits.UPLOAD_BYTES)
             loop = asyncio.get_event_loop()
             return await loop.run_in_executor(self._worker, self._decode_and_answer, encoded)
         finally:

@@ -6,18 +6,12 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from common.data import image_sources
+from common import limits
+from common.data import image_files
 from common.errors import UserError
 
-MAX_BYTES = 20_000_000
-# Decoding takes up to 20 bytes a pixel: Pillow's copies of an image with transparent parts.
-MAX_PIXELS = 50_000_000
-# TensorFlow decodes all pictures of a GIF to take the first.
-_MAX_PICTURES = 1000
 # Width and height of what the page shows.
 _SHOWN = (640, 640)
-# Those of files with one of image_sources.IMAGE_SUFFIXES. Others, like EPS, run programs.
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 class Upload(NamedTuple):
@@ -53,28 +47,28 @@ def read(encoded: bytes) -> Upload:
     """
     if not encoded:
         raise UserError("The file is empty.")
-    if len(encoded) > MAX_BYTES:
+    if len(encoded) > limits.UPLOAD_BYTES:
         raise UserError(too_many_bytes())
     with warnings.catch_warnings():
         # Pillow's are about images that it decodes all the same.
         warnings.simplefilter("ignore")
         width, height = _checked_size(encoded)
         try:
-            jpeg = image_sources.to_jpeg(encoded).encoded
+            jpeg = image_files.to_jpeg(encoded).encoded
         except ValueError as error:
             raise UserError(f"The image cannot be decoded: {error}.") from error
     return Upload(encoded, jpeg, width, height)
 
 
 def too_many_bytes() -> str:
-    return f"The file is too large: at most {MAX_BYTES // 1_000_000} MB are accepted."
+    return f"The file is too large: at most {limits.UPLOAD_BYTES // 1_000_000} MB are accepted."
 
 
 def _checked_size(encoded: bytes):
     try:
-        with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(encoded), formats=image_files.FORMATS) as image:
             width, height = image.size
-            if width * height > MAX_PIXELS:
+            if width * height > limits.UPLOAD_PIXELS:
                 raise UserError(_too_many_pixels(f"{width} x {height} pixels"))
             if image.format == "GIF":
                 _check_pictures(image)
@@ -93,7 +87,7 @@ def _checked_size(encoded: bytes):
 
 
 def _check_pictures(image: Image.Image):
-    most = min(_MAX_PICTURES, MAX_PIXELS // (image.width * image.height))
+    most = min(limits.UPLOAD_PICTURES, limits.UPLOAD_PIXELS // (image.width * image.height))
     try:
         image.seek(most)
     except EOFError:
@@ -104,5 +98,5 @@ def _check_pictures(image: Image.Image):
 
 
 def _too_many_pixels(found: str) -> str:
-    most = MAX_PIXELS // 1_000_000
+    most = limits.UPLOAD_PIXELS // 1_000_000
     return f"The image is too large: it has {found}, and at most {most} megapixels are accepted."

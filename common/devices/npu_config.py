@@ -5,6 +5,7 @@ import json
 import os
 from typing import Dict, Iterator, Tuple
 
+from common import limits
 from common.devices.options import BASIC_MODES, LATER_MODES, V2_MODES, Options
 from common.errors import UserError
 from common.runtime import tf
@@ -110,7 +111,6 @@ def check_files(options: Options):
         if not path:
             continue
         try:
-            with open(path) as f:
-                json.load(f)
-        except (OSError, ValueError) as error:
-            raise UserError(f"--{flag}={path} cannot be read as JSON: {error}.") from error
+            limits.read_json(path)
+        except (OSError, UserError) as error:
+            raise UserError(f"--{flag}={path} cannot be read as JSON: {error}") from error

@@ -10,14 +10,15 @@ Ranks count from 0 over all servers, in the order of the list.
 """
 
 import ipaddress
-import json
 import os
 import re
 from typing import Any, Dict, Optional, Sequence, Tuple
 
+from common import limits
 from common.errors import UserError
 
 DEVICES_PER_SERVER = (1, 2, 4, 8)
+_NUMBER = re.compile("[0-9]{1,9}")
 _MASTER_VARIABLES = (
     "CM_CHIEF_IP",
     "CM_CHIEF_PORT",
@@ -66,7 +67,7 @@ def _integer(name: str, low: int, high: int, default: Optional[int] = None) -> i
     text = os.environ.get(name)
     if text is None and default is not None:
         return default
-    if text is None or not re.fullmatch(r"\d+", text) or not low <= int(text) <= high:
+    if text is None or not _NUMBER.fullmatch(text) or not low <= int(text) <= high:
         found = "is not set" if text is None else f"is {text!r}"
         raise UserError(f"{name} {found} in the environment: expected {low} to {high}.")
     return int(text)
@@ -97,10 +98,9 @@ def make(server_id: str, device_ids: Sequence[int], device_ips: Sequence[str]) -
 def check_file(path: str, rank_size: int):
     """Checks a rank table's file; see `check`."""
     try:
-        with open(path) as f:
-            table = json.load(f)
-    except (OSError, ValueError) as error:
-        raise UserError(f"The rank table {path} cannot be read as JSON: {error}.") from error
+        table = limits.read_json(path)
+    except (OSError, UserError) as error:
+        raise UserError(f"The rank table {path} cannot be read: {error}") from error
     check(table, rank_size, path)
 
 
@@ -147,14 +147,16 @@ def _ranks_of_server(server, fail) -> Sequence[int]:
         if not isinstance(device, dict):
             fail(f"expected a device to be a JSON object, found {device!r}.")
         for key in ("device_id", "rank_id"):
-            if not str(device.get(key)).isdigit():
-                fail(f"expected {key} to be a number as a string, found {device.get(key)!r}.")
+            value = device.get(key)
+            if not isinstance(value, str) or not _NUMBER.fullmatch(value):
+                fail(f"expected {key} to be a number as a string, found {value!r:.100}.")
+        ip = device.get("device_ip")
         try:
-            ipaddress.ip_address(device.get("device_ip"))
+            ipaddress.ip_address(str(ip))
         except ValueError:
             fail(
                 f"expected the device_ip of device {device['device_id']} to be an address, found "
-                f"{device.get('device_ip')!r}."
+                f"{ip!r:.100}."
             )
         ids.append(device["device_id"])
     if len(set(ids)) != len(ids):

@@ -18,6 +18,7 @@ import socket
 import time
 from typing import Callable, Dict, List, NamedTuple, Optional
 
+from common import limits
 from common.errors import UserError
 from common.runtime import tf
 
@@ -105,7 +106,7 @@ def parse(text: str) -> Optional[Cluster]:
         UserError: says what is wrong with it.
     """
     try:
-        config = json.loads(text)
+        config = limits.parse_json(text)
     except ValueError as error:
         raise UserError(f"TF_CONFIG is not JSON ({error}): {_EXAMPLE}.") from error
     if not isinstance(config, dict) or not isinstance(config.get("cluster", {}), dict):
@@ -160,14 +161,14 @@ def _task(config: dict, jobs: Dict[str, List[str]]) -> tuple:
     task = config.get("task")
     if not isinstance(task, dict) or "type" not in task:
         raise UserError(f'TF_CONFIG does not say which "task" this process is: {_EXAMPLE}.')
-    job, index = task["type"], str(task.get("index", 0))
+    job, index = str(task["type"]), str(task.get("index", 0))
     if job == "evaluator" and "evaluator" not in jobs:
         return job, 0  # It need not be listed: nobody talks to it.
     if job not in jobs:
         raise UserError(
             f'TF_CONFIG: the type of "task" is {job!r}; expected one of {", ".join(jobs)}.'
         )
-    if not index.isdigit() or int(index) >= len(jobs[job]):
+    if not re.fullmatch("[0-9]{1,9}", index) or int(index) >= len(jobs[job]):
         raise UserError(
             f'TF_CONFIG: the index of "task" is {index}, and {job} has {len(jobs[job])} addresses; '
             f"expected 0 to {len(jobs[job]) - 1}."

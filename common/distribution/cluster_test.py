@@ -49,6 +49,10 @@ def test_tf_config_is_out_of_the_environment_but_for_training(monkeypatch):
     "text, message",
     [
         ("{", "TF_CONFIG is not JSON (Expecting property name"),
+        ("[" * 100_000, "TF_CONFIG is not JSON (it is nested too deeply)"),
+        (_config({"worker": ["a:1"]}, ["worker"]), 'the type of "task" is "[\'worker\']"'),
+        (_config({"worker": ["a:1"]}, index="\u00b2"), 'the index of "task" is \u00b2, and'),
+        (_config({"worker": ["a:1"]}, index="9" * 5000), 'the index of "task" is 99999'),
         ("[]", "TF_CONFIG has no JSON object of jobs: expected something like"),
         ('{"cluster": ["a:1"]}', "TF_CONFIG has no JSON object of jobs"),
         (_config({"ps": ["a:1"], "worker": ["b:1"]}), "unknown job 'ps'; expected chief, worker"),

@@ -1,0 +1,94 @@
+#!/usr/bin/env python
+"""Fuzzes what reads files from elsewhere, guided by coverage, until something breaks.
+
+    python scripts/faults/fuzz.py --target=tar --seconds=60 --seed=1
+
+It needs atheris: pip install atheris==3.0.0, on Python 3.11 or later. The targets are in fuzzing/.
+Any error but a UserError, a hang of ten seconds, or more than --memory MiB end the program, and the
+input is kept as a file in --corpus or in the current directory. Such a file, or any other, is tried
+alone with --input=FILE, which does not need atheris.
+
+It prints the number of inputs, the coverage (branches of Python code that were reached), and the
+corpus (inputs that reached something new).
+"""
+
+import argparse
+import glob
+import os
+import random
+import sys
+import tempfile
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+# Of the code whose branches count; TensorFlow's Python is the same for all inputs.
+_INSTRUMENTED = ("PIL", "common", "imagenet_records", "prediction", "scripts")
+_HANG_SECONDS = 10
+_LONGEST_INPUT = 1 << 20
+
+
+def main(argv=None):
+    arguments = parse_arguments(argv)
+    with tempfile.TemporaryDirectory() as directory:
+        if arguments.input:
+            from scripts.faults import fuzzing
+
+            target = fuzzing.TARGETS[arguments.target](directory)
+            with open(arguments.input, "rb") as file:
+                target.run(file.read())
+            print("No crash, no hang.")
+            return
+        fuzz(arguments, directory)
+
+
+def parse_arguments(argv):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--target", required=True, help="Name of a target, see fuzzing/__init__.py.")
+    add("--seconds", type=int, default=60)
+    add("--seed", type=int, default=1)
+    add("--memory", type=int, default=4096, help="MiB that the process may take.")
+    add("--corpus", help="Folder of inputs, which grows. Default: none is kept.")
+    add("--input", help="Run this one input only.")
+    return parser.parse_args(argv)
+
+
+def fuzz(arguments, directory: str):
+    """Does not return: the fuzzer ends the process."""
+    import atheris
+
+    with atheris.instrument_imports(include=_INSTRUMENTED):
+        from scripts.faults import fuzzing
+
+    target = fuzzing.TARGETS[arguments.target](directory)
+    corpus = arguments.corpus or os.path.join(directory, "corpus")
+    os.makedirs(corpus, exist_ok=True)
+    for number, seed in enumerate(target.seeds()):
+        with open(os.path.join(corpus, f"seed_{number:03d}"), "wb") as file:
+            file.write(seed)
+    print(f"{arguments.target}: {len(glob.glob(f'{corpus}/seed_*'))} seeds.", flush=True)
+
+    def mutate(data: bytes, max_size: int, seed: int) -> bytes:
+        rng = random.Random(seed)
+        # Bytes by themselves, too: the fuzzer knows what they are compared with.
+        if rng.random() < 0.2:
+            return atheris.Mutate(data, max_size)
+        return target.mutate(rng, bytes(data))[:max_size]
+
+    options = {
+        "max_total_time": arguments.seconds,
+        "seed": arguments.seed,
+        "timeout": _HANG_SECONDS,
+        "rss_limit_mb": arguments.memory,
+        "max_len": _LONGEST_INPUT,
+        "print_final_stats": 1,
+        "artifact_prefix": os.path.join(arguments.corpus or ".", ""),
+    }
+    flags = [f"-{name}={value}" for name, value in options.items()]
+    atheris.Setup([sys.argv[0], *flags, corpus], target.run, custom_mutator=mutate)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""What a target of fuzz.py is."""
+
+import random
+from typing import Callable, List, NamedTuple
+
+# Where counts, sizes and offsets overflow.
+NUMBERS = (0, 1, -1, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63, 2**64 - 1)
+
+
+class Target(NamedTuple):
+    """One kind of input.
+
+    Attributes:
+        seeds: sound inputs.
+        mutate: from a generator of random numbers and an input to another one.
+        run: feeds an input to what reads it.
+    """
+
+    seeds: Callable[[], List[bytes]]
+    mutate: Callable[[random.Random, bytes], bytes]
+    run: Callable[[bytes], None]
