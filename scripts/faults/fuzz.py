@@ -59,7 +59,11 @@ def fuzz(arguments, directory: str):
     import atheris
 
     with atheris.instrument_imports(include=_INSTRUMENTED):
+        from PIL import Image
+
         from scripts.faults import fuzzing
+
+        Image.init()  # Imports what reads the formats.
 
     target = fuzzing.TARGETS[arguments.target](directory)
     corpus = arguments.corpus or os.path.join(directory, "corpus")
