@@ -33,6 +33,7 @@ class Process:
 
     Attributes:
         name: like 'worker 1'.
+        pid: its number.
         log: path of the file it writes to.
     """
 
@@ -50,8 +51,9 @@ class Process:
                 start_new_session=True,  # Ctrl-C is for the launcher, which ends them in order.
                 preexec_fn=_end_with_parent,
             )
-        os.sched_setaffinity(self._process.pid, cores)  # Before TensorFlow counts them.
-        say(f"{self.name} is process {self._process.pid} and writes to {self.log}")
+        self.pid = self._process.pid
+        os.sched_setaffinity(self.pid, cores)  # Before TensorFlow counts them.
+        say(f"{self.name} is process {self.pid} and writes to {self.log}")
 
     def status(self):
         """Exit status as a shell has it, None while it runs."""

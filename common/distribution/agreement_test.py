@@ -1,4 +1,12 @@
+import json
+import socket
+
+import pytest
+
 from common.distribution import agreement, cluster
+from common.errors import UserError
+from common.runtime import tf
+from scripts import launch_local
 
 _THREE = cluster.parse(
     '{"cluster": {"worker": ["a:1", "b:1", "c:1"]}, "task": {"type": "worker", "index": 0}}'
@@ -31,3 +39,16 @@ def test_digest_of_code_sees_modules_but_no_tests(tmp_path):
     assert agreement.digest_of_code(str(tmp_path)) == empty
     (tmp_path / "common" / "data" / "b.py").write_text("1")
     assert agreement.digest_of_code(str(tmp_path)) != empty
+
+
+def test_another_program_that_has_the_port_of_a_process():
+    with launch_local.held_ports(1) as (port,), socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        addresses = [f"127.0.0.1:{other.getsockname()[1]}", f"127.0.0.1:{port}"]
+        task = {"type": "worker", "index": 1}
+        two = cluster.parse(json.dumps({"cluster": {"worker": addresses}, "task": task}))
+        server = tf.train.Server(two.specification(), job_name="worker", task_index=1)
+        with pytest.raises(UserError, match="could not compare their settings within 1 s"):
+            agreement.check(two, {}, timeout=1)
+        del server
