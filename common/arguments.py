@@ -46,6 +46,13 @@ def place(text: str) -> str:
     return _checked(text, has_checkpoints=False)
 
 
+def local_place(text: str) -> str:
+    """A type of arguments: a path on this machine that TensorFlow can open."""
+    if files.is_remote(text):
+        raise argparse.ArgumentTypeError(f"{text} must be a local directory.")
+    return place(text)
+
+
 def checkpoints_place(text: str) -> str:
     """A type of arguments: a path at which checkpoints or SavedModels are, or will be."""
     return _checked(text, has_checkpoints=True)

@@ -36,7 +36,7 @@ import warnings
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from common.arguments import Parser, integer, place
+from common.arguments import Parser, integer, local_place
 from common.data import dataset_builder, image_sources, tfrecords
 from common.errors import UserError
 from common.runtime import tf
@@ -46,8 +46,8 @@ def _check_flags(options):
     """Raises UserError for a flag that is wrong whatever the source holds."""
     if not os.path.isdir(options.source_dir):
         raise UserError(f"--source_dir={options.source_dir} is not a directory.")
-    if "://" in options.output_dir or os.path.isfile(options.output_dir):
-        raise UserError(f"--output_dir={options.output_dir} must be a local directory.")
+    if os.path.isfile(options.output_dir):
+        raise UserError(f"--output_dir={options.output_dir} must be a directory.")
     source, output = (os.path.realpath(p) for p in (options.source_dir, options.output_dir))
     if os.path.commonpath([source, output]) == source:
         raise UserError(
@@ -166,7 +166,7 @@ def _add_source_flags(add):
 def _add_shard_flags(add):
     add(
         "--output_dir",
-        type=place,
+        type=local_place,
         required=True,
         help="Local directory for the shards; made if need be.",
     )

@@ -356,13 +356,17 @@ class TestWrongFlags:
             ("--num_train_shards=55", "--num_train_shards: 55 shards cannot be made of 54 images"),
             ("--source_dir=/nowhere", "--source_dir=/nowhere is not a directory"),
             ("--synset_list=/nowhere", "--synset_list=/nowhere is not a file"),
-            ("--output_dir=gs://bucket/x", "--output_dir=gs://bucket/x must be a local"),
         ],
     )
     def test_messages(self, tmp_path, flag, message):
         source = _make_folders(tmp_path / "photos")
         with pytest.raises(UserError, match=message):
             build_tfrecords.build(_options(source, tmp_path / "out", flag))
+
+    def test_output_that_is_not_local(self, tmp_path):
+        message = "argument --output_dir: gs://bucket/x must be a local directory."
+        with pytest.raises(SystemExit, match=message):
+            _options(tmp_path, "gs://bucket/x")
 
     def test_output_in_the_source(self, tmp_path):
         source = _make_folders(tmp_path / "photos")

@@ -20,7 +20,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from google.protobuf.message import DecodeError
 
 from common import runtime
-from common.arguments import integer, place
+from common.arguments import integer, local_place, place
 from common.data import tfrecords
 from common.errors import UserError
 from common.runtime import tf
@@ -92,7 +92,9 @@ def main(argv=None):
     tf.logging.set_verbosity(tf.logging.ERROR)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", type=place, required=True, help="Directory of the shards.")
-    parser.add_argument("--output_dir", required=True, help="Where to make the folders.")
+    parser.add_argument(
+        "--output_dir", type=local_place, required=True, help="Where to make the folders."
+    )
     parser.add_argument("--split", default="validation", choices=tfrecords.SPLITS)
     parser.add_argument("--count", type=integer(0), help="Only so many images, the first.")
     arguments = parser.parse_args(argv)

@@ -103,7 +103,7 @@ def test_program_trains_evaluates_predicts_exports_and_resumes(tmp_path):
     [
         ({}, {"JOB_ID": ""}, "no JOB_ID"),
         ({}, {"RANK_SIZE": "2", "CM_WORKER_SIZE": "2"}, "RANK_SIZE and CM_WORKER_SIZE"),
-        ({}, {"RANK_TABLE_FILE": __file__}, "cannot be read as JSON"),
+        ({}, {"RANK_TABLE_FILE": __file__}, "is not valid JSON"),
         ({"precision_mode": "allow_fp32_to_bf16"}, {}, "--precision_mode=allow_fp32_to_bf16"),
         (
             {"train_steps": 8, "npu_iterations_per_loop": 2, "save_checkpoints_steps": 5},

@@ -99,8 +99,10 @@ def check_file(path: str, rank_size: int):
     """Checks a rank table's file; see `check`."""
     try:
         table = limits.read_json(path)
-    except (OSError, UserError) as error:
+    except OSError as error:
         raise UserError(f"The rank table {path} cannot be read: {error}") from error
+    except UserError as error:
+        raise UserError(f"The rank table cannot be read: {error}") from error
     check(table, rank_size, path)
 
 
