@@ -184,10 +184,11 @@ def _resize_and_distort(
     lowest, factor = (-1.0, 2.0) if scaled_images else (0.0, 1.0)
     unit = 1.0 / 255.0 if pixels.dtype == tf.uint8 else 1.0
     shifts_color = is_training and use_fast_color_distort
-    noise, shifts = tf.ones([4]), np.zeros([3, 3])
     if is_training:
         noise = tf.random_uniform([4], -1.0, 1.0)
         shifts = largest_color_shifts(cb_distortion_range, cr_distortion_range)
+    elif not exportable:  # Neither mirrored nor shifted.
+        noise, shifts = tf.ones([4]), np.zeros([3, 3])
     in_one_pass = shifts_color if is_training else not exportable
     if in_one_pass and pixels.dtype == tf.uint8 and _fused_distortion():
         # The same as below.

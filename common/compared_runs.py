@@ -62,8 +62,9 @@ def _runs_in(directory: str) -> List[str]:
     children = [os.path.join(directory, name) for name in files.list_directory(directory)]
     runs = sorted(filter(_is_run, children), key=_natural_order)
     for run in runs:
-        if places.problem(run):
-            raise UserError(f"{files.printable(run)}: {places.problem(run)}")
+        problem = places.problem(run)
+        if problem:
+            raise UserError(f"{files.printable(run)}: {problem}")
     if not runs:
         raise UserError(
             f"{directory} is no run, and has none in it: there is no {results.FILE_NAME} and no "

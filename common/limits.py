@@ -9,6 +9,7 @@ import os
 import stat
 from typing import Any, BinaryIO, Optional
 
+from common import files
 from common.errors import UserError
 
 MEBIBYTE = 1 << 20
@@ -74,7 +75,7 @@ def read_bytes(path: str, most: int, name: Optional[str] = None) -> bytes:
         UserError: it is no regular file, or has more than `most` bytes.
         OSError, tf.errors.OpError: it cannot be read.
     """
-    if "://" in path:
+    if files.is_remote(path):
         from common.runtime import tf  # Slow, and needed for remote paths only.
 
         file = tf.io.gfile.GFile(path, "rb")

@@ -14,7 +14,6 @@ from common import limits
 from common.runtime import tf
 
 _FOOTER_BYTES, _MAGIC = 48, struct.pack("<Q", 0xDB4775248B80FB57)
-_TRAILER_BYTES = 5  # Of a block: kind of compression, and a checksum.
 _REFERENCES = 100  # Types of variables themselves, from here on.
 
 
