@@ -93,15 +93,15 @@ def _entries(data: bytes) -> Iterator[Tuple[bytes, bytes]]:
         raise IndexError("it has no footer")
     offset = len(data) - _FOOTER_BYTES
     for _ in range(2):  # A block without meaning here.
-        _, offset = _varint(data, offset)
+        _, offset = read_varint(data, offset)
     for _, handle in _block(data, *_handle(data, offset)):
         yield from _block(data, *_handle(handle, 0))
 
 
 def _handle(data: bytes, offset: int) -> Tuple[int, int]:
     """Offset and size of a block."""
-    start, offset = _varint(data, offset)
-    return start, _varint(data, offset)[0]
+    start, offset = read_varint(data, offset)
+    return start, read_varint(data, offset)[0]
 
 
 def _block(data: bytes, start: int, size: int) -> List[Tuple[bytes, bytes]]:
@@ -115,9 +115,9 @@ def _block(data: bytes, start: int, size: int) -> List[Tuple[bytes, bytes]]:
     entries, starts = [], {0}
     while offset < end:
         start = offset
-        shared, offset = _varint(block, offset)
-        others, offset = _varint(block, offset)
-        length, offset = _varint(block, offset)
+        shared, offset = read_varint(block, offset)
+        others, offset = read_varint(block, offset)
+        length, offset = read_varint(block, offset)
         if not shared:
             starts.add(start)
         key = key[:shared] + block[offset : offset + others]
@@ -129,7 +129,7 @@ def _block(data: bytes, start: int, size: int) -> List[Tuple[bytes, bytes]]:
     return entries
 
 
-def _varint(data: bytes, offset: int) -> Tuple[int, int]:
+def read_varint(data: bytes, offset: int) -> Tuple[int, int]:
     """A number, and the offset behind it."""
     number, shift = 0, 0
     while True:

@@ -13,6 +13,7 @@ from tensorflow.core.protobuf.tensor_bundle_pb2 import BundleEntryProto, BundleH
 
 from common import files
 from common.checkpoints import reading, selection
+from common.checkpoints.index import read_varint
 from common.errors import UserError
 from common.runtime import tf
 from scripts.faults.fuzz_input import damaged
@@ -170,11 +171,11 @@ def _varint(number: int) -> bytes:
 def entries_of(data: bytes) -> Entries:
     """The entries of the first block of a table; none if it is damaged."""
     try:
-        _, offset = _read_varint(data, len(data) - _FOOTER_BYTES)  # Of the meta block.
-        _, offset = _read_varint(data, offset)
-        index, _ = _read_varint(data, offset)
+        _, offset = read_varint(data, len(data) - _FOOTER_BYTES)  # Of the meta block.
+        _, offset = read_varint(data, offset)
+        index, _ = read_varint(data, offset)
         (_, handle), *_ = _entries_at(data, index)
-        offset, _ = _read_varint(handle, 0)
+        offset, _ = read_varint(handle, 0)
         return _entries_at(data, offset)
     except (IndexError, ValueError):
         return []
@@ -183,9 +184,9 @@ def entries_of(data: bytes) -> Entries:
 def _entries_at(data: bytes, offset: int) -> Entries:
     entries, key = [], b""
     while True:
-        shared, offset = _read_varint(data, offset)
-        others, offset = _read_varint(data, offset)
-        size, offset = _read_varint(data, offset)
+        shared, offset = read_varint(data, offset)
+        others, offset = read_varint(data, offset)
+        size, offset = read_varint(data, offset)
         # Where the restarts begin: no key is as long as its entry.
         if (shared, others, size) == (0, 0, 0) or offset + others + size > len(data):
             return entries
@@ -193,13 +194,3 @@ def _entries_at(data: bytes, offset: int) -> Entries:
         offset += others
         entries.append((key, data[offset : offset + size]))
         offset += size
-
-
-def _read_varint(data: bytes, offset: int) -> Tuple[int, int]:
-    number, shift = 0, 0
-    while True:
-        byte = data[offset]
-        number |= (byte & 0x7F) << shift
-        offset, shift = offset + 1, shift + 7
-        if byte < 0x80:
-            return number, offset
