@@ -109,7 +109,9 @@ def main(argv=None):
 def parse_arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[0])
     parser.add_argument("--output", default="output/hosts", help="where to write (output/hosts)")
-    parser.add_argument("--hosts", type=int, default=2, help="number of hosts that train (2)")
+    parser.add_argument(
+        "--hosts", type=int, default=2, choices=[2, 3], help="number of hosts that train (2)"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--faults", action="append", choices=(*GOING_ON, *ENDING), help="(all)")
     parser.add_argument("--restarts", type=int, default=0, help="only kill so many processes (0)")
