@@ -9,6 +9,7 @@ settings.py turns the flags into three typed values, and run.py runs one of the 
 from absl import app, flags
 
 import model_specs
+import preparation
 import run
 import settings
 from common import process
@@ -325,7 +326,7 @@ def main(argv):
     process.set_up()
     chosen = settings.from_flags(FLAGS)
     with process.exiting_with_a_sentence(argv[0], chosen.run.results_dir):
-        device = settings.prepare(chosen)
+        device = preparation.prepare(chosen)
         allocator.keep_large_buffers()
         run.run_mode(chosen.hparams, device, chosen.run)
 

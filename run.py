@@ -9,7 +9,7 @@ import gc
 import math
 import os
 import sys
-from typing import Optional
+from typing import Optional, Tuple
 
 import numpy as np
 import tqdm
@@ -35,10 +35,6 @@ from common.runtime import tf
 from settings import RunOptions, common_to_processes
 
 _ACCURACIES = ("top_1_accuracy", "top_5_accuracy")
-_NAN_ADVICE = {
-    "stop": "Lower --lr, or skip such steps with --on_nan=skip.",
-    "skip": "Lower --lr, or start from an earlier checkpoint.",
-}
 
 
 def run_mode(hparams: HParams, device: Device, options: RunOptions):
@@ -72,11 +68,7 @@ class Run:
     """One run of the program: the model, its Estimators, and its two input pipelines."""
 
     def __init__(
-        self,
-        hparams: HParams,
-        device: Device,
-        options: RunOptions,
-        stopper: interruption.Stopper,
+        self, hparams: HParams, device: Device, options: RunOptions, stopper: interruption.Stopper
     ):
         self.hparams = hparams
         self.device = device
@@ -88,7 +80,6 @@ class Run:
         self.train_steps = options.train_steps or model_builder.num_train_steps(hparams)
         steps_per_epoch = math.ceil(hparams.num_train_images / hparams.train_batch_size)
         self.steps_per_eval = options.num_epochs_per_eval * steps_per_epoch
-        self.checkpoint_steps = options.checkpoint_steps
         if options.trains:
             self.check_ranks()
         self.train_input = amoeba_net_model.InputPipeline(
@@ -108,25 +99,32 @@ class Run:
             self.eval_hparams,
             sharding=device.sharding if self.shares else None,
         )
+        self.report = evaluation_report.requested(options.report_dir, options.data_dir, hparams)
+        self.trainer, self.estimator = self.estimators()
+        for name, value in hparams.values().items():
+            tf.logging.info("%s = %s", name, value)
+
+    def estimators(self) -> Tuple[tf.estimator.Estimator, tf.estimator.Estimator]:
+        """The Estimator that trains, and that which evaluates, predicts, and exports."""
+        device, options = self.device, self.options
         estimator = functools.partial(
             device.estimator,
             model_dir=self.model_dir,
-            save_checkpoints_steps=self.checkpoint_steps,
-            random_seed=hparams.random_seed,
+            save_checkpoints_steps=options.checkpoint_steps,
+            random_seed=self.hparams.random_seed,
             log_steps=options.log_steps,
             keep_checkpoint_max=options.keep_checkpoint_max,
         )
         model = functools.partial(
             amoeba_net_model.AmoebaNetEstimatorModel, model_dir=self.model_dir, device=device
         )
-        self.trainer = estimator(model(hparams).model_fn, training=True)
-        self.report = evaluation_report.requested(options.report_dir, options.data_dir, hparams)
-        watch = self.report and self.report.watch
-        explains = bool(options.explain_dir)
-        evaluated = model(self.eval_hparams, explains=explains, watch_evaluation=watch)
-        self.estimator = estimator(evaluated.model_fn)
-        for name, value in hparams.values().items():
-            tf.logging.info("%s = %s", name, value)
+        evaluated = model(
+            self.eval_hparams,
+            explains=bool(options.explain_dir),
+            watch_evaluation=self.report and self.report.watch,
+        )
+        trainer = estimator(model(self.hparams).model_fn, training=True)
+        return trainer, estimator(evaluated.model_fn)
 
     def shares_of_evaluation(self) -> Optional[Shares]:
         """What the ranks exchange if each evaluates a share of the images; None otherwise."""
@@ -281,7 +279,7 @@ class Run:
             *[throughput, loss, self.non_finite_hook()],
             interruption.StopHook(self.stopper, self.stop_file()),
             *self.device.training_hooks(
-                self.model_dir, self.checkpoint_steps, self.options.log_steps, max_steps
+                self.model_dir, self.options.checkpoint_steps, self.options.log_steps, max_steps
             ),
             shown,
         ]
@@ -328,18 +326,15 @@ class Run:
             max_in_row=self.options.max_nan_steps,
             overflows=overflows,
             last_checkpoint=functools.partial(selection.latest, self.model_dir),
-            advice=_NAN_ADVICE[self.hparams.on_nan],
         )
 
     def saving_listeners(self) -> list:
         guard = storage.DirectoryGuard(self.model_dir)
         if self.device.skips_steps:
             return [guard]  # Its variables are always finite.
+        skips = self.hparams.on_nan == "skip"
         last_checkpoint = functools.partial(selection.latest, self.model_dir)
-        return [
-            guard,
-            nonfinite.FiniteCheckpoints(last_checkpoint, _NAN_ADVICE[self.hparams.on_nan]),
-        ]
+        return [guard, nonfinite.FiniteCheckpoints(skips, last_checkpoint)]
 
     def evaluate(self, checkpoint: str):
         """Evaluates the moving averages of one checkpoint on the validation images."""

@@ -21,6 +21,7 @@ import amoeba_net_model
 import imagenet_input
 import model_builder
 import network_utils
+import preparation
 import serving
 import settings
 from common import files, process
@@ -61,15 +62,15 @@ def main(argv):
             raise UserError("--export_dir is missing: the directory for the modules.")
         if chosen.run.report_dir:
             raise UserError(f"--report_dir={chosen.run.report_dir} works with amoeba_net.py only.")
-        settings.check_places(chosen)
-        settings.take_dataset_info(chosen)
+        preparation.check_places(chosen)
+        preparation.take_dataset_info(chosen)
         export_modules(chosen) if chosen.run.mode == "export" else evaluate_module(chosen)
 
 
 def export_modules(chosen: settings.Settings):
     """Exports both modules."""
     hparams, options = chosen.hparams, chosen.run
-    settings.check(hparams, options)
+    preparation.check(hparams, options)
     checkpoint = selection.resolve(options.checkpoint_path or options.model_dir)
     num_classes = hparams.num_label_classes
     labels = class_names(options.data_dir, num_classes)
@@ -88,7 +89,7 @@ def evaluate_module(chosen: settings.Settings):
     module_path = os.path.join(options.export_dir, CLASSIFICATION)
     hparams.image_size = module_image_size(module_path)
     pipeline = amoeba_net_model.InputPipeline(False, options.data_dir, hparams, eval_from_hub=True)
-    device = settings.choose_device(chosen)
+    device = preparation.choose_device(chosen)
     with pipeline.naming_bad_records():
         metrics = eval_from_hub(module_path, pipeline.input_fn, hparams, device)
     metrics["loss"], _ = amoeba_net_model.mean_loss(metrics["loss"], hparams, pipeline.num_images)

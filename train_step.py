@@ -53,9 +53,8 @@ def train_step(
     # 2. The weights. If the optimizer skips the step, the global step stays where it is.
     statistics, changes = _batch_statistics()
     changes = replication.mean(changes)  # Each replica normalises by its own images alone.
-    averages = []
-    if hparams.moving_average_decay > 0:
-        averages = create_moving_averages(averaged_variables())
+    averaged = averaged_variables() if hparams.moving_average_decay > 0 else []
+    averages = create_moving_averages(averaged)
     next_step = global_step + 1  # A sum: a mere read may share the variable's memory.
     with tf.control_dependencies([tf.group(next_step, *changes)]):
         apply_gradients = optimizer.apply_gradients(list(zip(gradients, variables)), global_step)

@@ -26,7 +26,7 @@ import amoeba_net_model
 import imagenet_input
 import serving
 from common import files
-from common.arguments import integer
+from common.arguments import integer, local_place, place
 from common.data import tfrecords
 from common.devices.cpu import CpuSession
 from common.errors import UserError
@@ -193,15 +193,21 @@ def parse_args(args=None):
     write = commands.add_parser("write", help="write the validation images as batches")
     run = commands.add_parser("run", help="put the batches through a frozen graph on the CPU")
     scoring = commands.add_parser("score", help="top-1 and top-5 accuracy of the outputs")
-    write.add_argument("--data_dir", required=True, help="directory of the TFRecord shards")
+    write.add_argument(
+        "--data_dir", type=place, required=True, help="directory of the TFRecord shards"
+    )
     for command in (write, run, scoring):
-        command.add_argument("--batches_dir", required=True, help="<n>.bin and batches.json")
+        command.add_argument(
+            "--batches_dir", type=local_place, required=True, help="<n>.bin and batches.json"
+        )
     for command in (run, scoring):
-        command.add_argument("--outputs_dir", required=True, help="<n>_output_0.bin")
+        command.add_argument(
+            "--outputs_dir", type=local_place, required=True, help="<n>_output_0.bin"
+        )
     write.add_argument("--batch_size", type=integer(1), default=64, help="default: 64")
     write.add_argument("--image_size", type=integer(1), default=224, help="default: 224")
     write.add_argument("--num_images", type=integer(1), default=0, help="default: all")
-    run.add_argument("--frozen_graph", required=True, help="frozen_graph.pb")
+    run.add_argument("--frozen_graph", type=place, required=True, help="frozen_graph.pb")
     scoring.add_argument("--result", help="JSON file for the counts and accuracies")
     return parser.parse_args(args)
 

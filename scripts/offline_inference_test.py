@@ -79,6 +79,15 @@ def test_wrong_outputs(tmp_path):
         offline_inference.score(os.path.join(directory, "other"), directory)
 
 
+@pytest.mark.parametrize("command", ["write --data_dir=x", "score --batches_dir=x"])
+def test_outputs_are_local(command, capsys):
+    flag = "--batches_dir" if command.startswith("write") else "--outputs_dir"
+    with pytest.raises(SystemExit):
+        offline_inference.parse_args([*command.split(), f"{flag}=s3://bucket/x"])
+    message = f"argument {flag}: s3://bucket/x must be a local directory."
+    assert message in capsys.readouterr().err
+
+
 def test_top_k_counts_as_tensorflow():
     random = np.random.RandomState(0)
     scores = random.randint(0, 6, (200, 9)).astype(np.float32)  # Many ties.

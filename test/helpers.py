@@ -11,11 +11,14 @@ import zlib
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
+from absl.testing import flagsaver
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 from tensorboard.summary.writer.record_writer import masked_crc32c
 
+import amoeba_net
 import amoeba_net_model
+import settings
 import train_step
 from common import files
 from common.data import tfrecords
@@ -77,6 +80,13 @@ TINY = {
     "image_size": 19,
     "use_aux_head": False,
 }
+
+
+def settings_of(*arguments) -> settings.Settings:
+    """The settings in a command line of amoeba_net.py, unchecked."""
+    with flagsaver.flagsaver():
+        amoeba_net.FLAGS(["amoeba_net.py", *map(str, arguments)])
+        return settings.from_flags(amoeba_net.FLAGS)
 
 
 def tiny_hparams(**values) -> HParams:

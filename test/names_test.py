@@ -16,14 +16,13 @@ import subprocess
 import sys
 import urllib.request
 
+import helpers
 import pytest
 import training_scripts
-from absl.testing import flagsaver
 from helpers import ROOT, TINY, Ended, command, encode, flags, noise, run
 
-import amoeba_net
 import exported_model
-import settings
+import preparation
 from common import files, results
 from common.data import tfrecords
 from common.errors import UserError
@@ -269,19 +268,16 @@ _NOT_UTF_8 = "the name is not UTF-8, and TensorFlow opens no other: rename it"
 _TAKEN_FOR_A_PATTERN = r"TensorFlow takes a path with \[ in it for a pattern"
 
 
-@pytest.mark.parametrize("name", settings.PLACES)
+@pytest.mark.parametrize("name", preparation.PLACES)
 def test_flag_whose_name_is_not_taken(name):
-    with flagsaver.flagsaver():
-        amoeba_net.FLAGS(["amoeba_net.py", f"--{name}=a\udcff"])
-        with pytest.raises(UserError, match=rf"^--{name}=a\\xff: {_NOT_UTF_8}"):
-            settings.prepare(settings.from_flags(amoeba_net.FLAGS))
-        amoeba_net.FLAGS(["amoeba_net.py", f"--{name}=a[b]"])
-        chosen = settings.from_flags(amoeba_net.FLAGS)
-        if settings.PLACES[name]:
-            with pytest.raises(UserError, match=rf"^--{name}=a\[b\]: {_TAKEN_FOR_A_PATTERN}"):
-                settings.check_places(chosen)
-        else:
-            settings.check_places(chosen)
+    with pytest.raises(UserError, match=rf"^--{name}=a\\xff: {_NOT_UTF_8}"):
+        preparation.prepare(helpers.settings_of(f"--{name}=a\udcff"))
+    chosen = helpers.settings_of(f"--{name}=a[b]")
+    if preparation.PLACES[name]:
+        with pytest.raises(UserError, match=rf"^--{name}=a\[b\]: {_TAKEN_FOR_A_PATTERN}"):
+            preparation.check_places(chosen)
+    else:
+        preparation.check_places(chosen)
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ class BadRecords:
     # What they call, from TensorFlow's threads ---------------------------------------------------
 
     def _is_readable(self, file: np.ndarray) -> np.bool_:
-        """Whether a file can be opened and read at all."""
+        """Whether a file can be opened and read: asked each time, as it may vanish meanwhile."""
         try:
             with tf.io.gfile.GFile(self._files[int(file)], "rb") as stream:
                 stream.read(1)

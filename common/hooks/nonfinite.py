@@ -8,6 +8,9 @@ from common.errors import UserError
 from common.runtime import tf
 
 _LOSS, _LEARNING_RATE = "total_loss:0", "learning_rate:0"
+# What to do, where steps that are not finite end training and where they are skipped.
+_ADVICE = "Lower --lr, or skip such steps with --on_nan=skip."
+_ADVICE_IF_SKIPPED = "Lower --lr, or start from an earlier checkpoint."
 
 
 class SkippingOptimizer(tf.train.Optimizer):
@@ -53,7 +56,6 @@ class NonFiniteHook(tf.train.SessionRunHook):
         max_in_row: how many steps in a row may be skipped since they are not finite.
         overflows: what to do about steps that loss scaling skips; None without loss scaling.
         last_checkpoint: returns the last good checkpoint's path, or None.
-        advice: end of the error's message.
 
     Raises (from a session's run):
         UserError: with step, learning rate, parts of the loss and last good checkpoint.
@@ -66,13 +68,12 @@ class NonFiniteHook(tf.train.SessionRunHook):
         max_in_row: int,
         overflows: Optional["Overflows"],
         last_checkpoint: Callable[[], Optional[str]],
-        advice: str,
     ):
         self._step_after = step_after
         self._max_in_row = max_in_row if skips else 0
         self._overflows = overflows
         self._last_checkpoint = last_checkpoint
-        self._advice = advice
+        self._advice = _ADVICE_IF_SKIPPED if skips else _ADVICE
         self._in_row = 0
 
     def begin(self):
@@ -185,13 +186,13 @@ class FiniteCheckpoints(tf.train.CheckpointSaverListener):
     Where gradients were not finite, but the loss was, a step goes by before that shows in the loss.
 
     Args:
+        skips: whether steps that are not finite are skipped, or end training.
         last_checkpoint: tells the last good checkpoint's path, or None.
-        advice: end of the error's message.
     """
 
-    def __init__(self, last_checkpoint: Callable[[], Optional[str]], advice: str):
+    def __init__(self, skips: bool, last_checkpoint: Callable[[], Optional[str]]):
         self._last_checkpoint = last_checkpoint
-        self._advice = advice
+        self._advice = _ADVICE_IF_SKIPPED if skips else _ADVICE
 
     def begin(self):
         variables = tf.global_variables()

@@ -42,11 +42,10 @@ class _Training:
                 skips=skips,
                 step_after="step_after:0" if skips else None,
                 last_checkpoint=last,
-                advice="Lower it.",
                 **{"max_in_row": 2, "overflows": None, **options},
             ),
             tf.train.CheckpointSaverHook(
-                directory, save_steps=2, listeners=[nonfinite.FiniteCheckpoints(last, "Lower it.")]
+                directory, save_steps=2, listeners=[nonfinite.FiniteCheckpoints(skips, last)]
             ),
         ]
 
@@ -80,7 +79,7 @@ def test_stop_names_step_rate_parts_and_checkpoint(graph, tmp_path, bad):
     parts = f"loss {number}, learning rate 0.5, softmax_loss {number}\\."
     assert re.match(f"The loss is not finite in step 4: {parts} ", message), message
     newest = selection.latest(str(tmp_path))
-    assert f"The last good checkpoint is {newest}. Lower it." in message
+    assert f"The last good checkpoint is {newest}. Lower --lr, or skip" in message
     assert np.isfinite(reading.open_checkpoint(newest).get_tensor("weights")).all()
 
 

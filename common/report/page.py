@@ -6,6 +6,7 @@ import os
 from typing import Any, Dict, List, NamedTuple, Sequence
 
 import jinja2
+from markupsafe import Markup
 
 from common import spreadsheet
 from common.curves import Curve
@@ -61,7 +62,6 @@ def render(contents: Contents) -> str:
     found = contents.found
     suspects = statistics.suspected_labels(found)
     confusions = statistics.confusions(found)
-    curve = [(t.confidence, t) for t in statistics.thresholds(found, statistics.HUNDREDTHS)]
     return environment.get_template("report.html").render(
         **contents._asdict(),
         script=script,
@@ -80,22 +80,24 @@ def render(contents: Contents) -> str:
         curve_charts=_curve_charts(contents.curves),
         calibration_error=statistics.calibration_error(found),
         reliability=charts.reliability("Reliability diagram", statistics.reliability(found)),
-        threshold_chart=charts.lines(
-            "Accuracy and share of images over the confidence",
-            [
-                charts.Series(
-                    "accuracy", [(x, t.accuracy) for x, t in curve if t.accuracy is not None]
-                ),
-                charts.Series("share of images", [(x, t.answered) for x, t in curve]),
-            ],
-            *("least confidence", "share"),
-            x_range=(0.0, 1.0),
-            y_range=(0.0, 1.0),
-        ),
+        threshold_chart=_threshold_chart(found),
         thresholds=statistics.thresholds(found, _THRESHOLDS),
         suspects=suspects,
         most_suspects=SUSPECTS,
         suspects_csv=_data_uri("text/csv;charset=utf-8", suspects_csv(suspects, contents.names)),
+    )
+
+
+def _threshold_chart(found: Accumulator) -> Markup:
+    curve = [(t.confidence, t) for t in statistics.thresholds(found, statistics.HUNDREDTHS)]
+    accuracy = [(x, t.accuracy) for x, t in curve if t.accuracy is not None]
+    answered = [(x, t.answered) for x, t in curve]
+    return charts.lines(
+        "Accuracy and share of images over the confidence",
+        [charts.Series("accuracy", accuracy), charts.Series("share of images", answered)],
+        *("least confidence", "share"),
+        x_range=(0.0, 1.0),
+        y_range=(0.0, 1.0),
     )
 
 

@@ -25,6 +25,7 @@ import numpy as np
 from tensorflow.python.ops import collective_ops
 
 from common import files
+from common.arguments import integer
 from common.distribution.replication import BYTES_PER_MESSAGE
 from common.runtime import tf
 from scripts import launch_local
@@ -37,10 +38,10 @@ GRADIENT_BYTES = 4 * 46_763_161
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--turns", type=int, default=7, help="turns of each size (7)")
-    parser.add_argument("--steps", type=int, default=10, help="all-reduces of a turn (10)")
-    parser.add_argument("--devices", type=int, nargs="+", default=[2, 8, 64, 1024])
-    parser.add_argument("--gradient_bytes", type=int, default=GRADIENT_BYTES)
+    parser.add_argument("--turns", type=integer(1), default=7, help="turns of each size (7)")
+    parser.add_argument("--steps", type=integer(1), default=10, help="all-reduces of a turn (10)")
+    parser.add_argument("--devices", type=integer(1), nargs="+", default=[2, 8, 64, 1024])
+    parser.add_argument("--gradient_bytes", type=integer(1), default=GRADIENT_BYTES)
     parser.add_argument(
         "--compute_seconds", type=float, default=1.0, help="of a step without others (1.0)"
     )

@@ -29,6 +29,7 @@ import amoeba_net_model
 import imagenet_input
 import prediction
 from common import files
+from common.arguments import integer
 from common.data import allocator, tfrecords
 from common.devices.cpu import Cpu
 from common.runtime import tf
@@ -54,15 +55,17 @@ def main(argv=None):
 def parse_arguments(argv):
     default = amoeba_net_model.default_hparams()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch_size", default=8, type=int, help="images a step")
-    parser.add_argument("--num_cells", default=default.num_cells, type=int, help="normal cells")
+    parser.add_argument("--batch_size", default=8, type=integer(1), help="images a step")
     parser.add_argument(
-        "--filters", default=default.reduction_size, type=int, help="reduction_size"
+        "--num_cells", default=default.num_cells, type=integer(1), help="normal cells"
     )
-    parser.add_argument("--image_size", default=default.image_size, type=int, help="pixels")
-    parser.add_argument("--photos", default=256, type=int, help="number of photographs")
-    parser.add_argument("--turns", default=5, type=int, help="turns each process takes")
-    parser.add_argument("--steps", default=15, type=int, help="steps of a turn")
+    parser.add_argument(
+        "--filters", default=default.reduction_size, type=integer(1), help="reduction_size"
+    )
+    parser.add_argument("--image_size", default=default.image_size, type=integer(1), help="pixels")
+    parser.add_argument("--photos", default=256, type=integer(1), help="number of photographs")
+    parser.add_argument("--turns", default=5, type=integer(1), help="turns each process takes")
+    parser.add_argument("--steps", default=15, type=integer(1), help="steps of a turn")
     parser.add_argument("--result", help="JSON file for the figures")
     parser.add_argument("--worker", choices=_STEPS, help=argparse.SUPPRESS)
     parser.add_argument("--configuration", type=json.loads, help=argparse.SUPPRESS)

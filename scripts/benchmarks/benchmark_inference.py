@@ -33,6 +33,7 @@ import tqdm
 import amoeba_net_model
 import serving
 from common import files
+from common.arguments import integer
 from common.devices.cpu import Cpu
 from common.runtime import tf
 from scripts.benchmarks import benchmark_train, turns
@@ -68,13 +69,15 @@ def parse_arguments(argv):
         metavar="N[,N...]",
         help="images a step",
     )
-    parser.add_argument("--num_cells", default=default.num_cells, type=int, help="normal cells")
     parser.add_argument(
-        "--filters", default=default.reduction_size, type=int, help="reduction_size"
+        "--num_cells", default=default.num_cells, type=integer(1), help="normal cells"
     )
-    parser.add_argument("--image_size", default=default.image_size, type=int, help="pixels")
-    parser.add_argument("--turns", default=7, type=int, help="turns each process takes")
-    parser.add_argument("--steps", default=5, type=int, help="steps of a turn")
+    parser.add_argument(
+        "--filters", default=default.reduction_size, type=integer(1), help="reduction_size"
+    )
+    parser.add_argument("--image_size", default=default.image_size, type=integer(1), help="pixels")
+    parser.add_argument("--turns", default=7, type=integer(1), help="turns each process takes")
+    parser.add_argument("--steps", default=5, type=integer(1), help="steps of a turn")
     parser.add_argument("--torch_python", metavar="PYTHON", help="a Python that has PyTorch")
     parser.add_argument("--result", help="JSON file for the figures")
     parser.add_argument("--worker", help=argparse.SUPPRESS)

@@ -17,6 +17,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import amoeba_net_model
 import evaluation_report
 from common import results
+from common.arguments import integer
 from common.data.class_names import class_names
 from common.report.accumulate import Accumulator, Batch, Source
 
@@ -92,8 +93,8 @@ def write(output_dir: str, num_classes: int, num_images: int) -> evaluation_repo
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--classes", type=int, default=1001)
-    parser.add_argument("--images", type=int, default=50_000)
+    parser.add_argument("--classes", type=integer(1), default=1001)
+    parser.add_argument("--images", type=integer(1), default=50_000)
     parser.add_argument("--output_dir", required=True)
     options = parser.parse_args(argv)
     os.makedirs(options.output_dir, exist_ok=True)

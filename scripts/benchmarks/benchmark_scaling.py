@@ -21,6 +21,7 @@ _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__
 sys.path.insert(0, _ROOT)
 
 from common import results  # noqa: E402
+from common.arguments import integer  # noqa: E402
 from scripts import launch_local  # noqa: E402
 
 _SMALL = ["--num_cells=3", "--reduction_size=16", "--stem_reduction_size=16", "--image_size=64"]
@@ -78,9 +79,9 @@ def _print_ratios(turns: List[Dict[str, float]], workers: int):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", choices=_NETWORKS, default="quickstart")
-    parser.add_argument("--workers", type=int, default=2, help="processes (2)")
-    parser.add_argument("--steps", type=int, default=60, help="of each training (60)")
-    parser.add_argument("--turns", type=int, default=3, help="repeats of the trainings (3)")
+    parser.add_argument("--workers", type=integer(1), default=2, help="processes (2)")
+    parser.add_argument("--steps", type=integer(1), default=60, help="of each training (60)")
+    parser.add_argument("--turns", type=integer(1), default=3, help="repeats of the trainings (3)")
     arguments = parser.parse_args(argv)
     workers, cores = arguments.workers, len(os.sched_getaffinity(0))
     if not 2 <= workers <= cores:

@@ -25,6 +25,7 @@ import tqdm
 
 _ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
 sys.path.insert(0, _ROOT)
+from common.arguments import integer  # noqa: E402
 from scripts.benchmarks import benchmark_train  # noqa: E402
 from scripts.benchmarks.photos import make_photos  # noqa: E402
 
@@ -83,7 +84,7 @@ def time_original(directory: str) -> float:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=integer(1), default=3)
     parser.add_argument("--data_dir", help="TFRecords; photographs are made if not given")
     parser.add_argument("--original", help="models/official/amoeba_net of tensorflow/tpu")
     arguments = parser.parse_args()

@@ -37,6 +37,7 @@ import amoeba_net_model
 import model_builder
 import serving
 from common import files
+from common.arguments import integer
 from common.data import allocator
 from common.devices.cpu import Cpu, CpuSession
 from common.hparams import HParams
@@ -77,10 +78,10 @@ def parse_arguments(argv):
     parser.add_argument(
         "--filters", default=[default.reduction_size], help="reduction_size", **numbers
     )
-    parser.add_argument("--image_size", default=default.image_size, type=int, help="pixels")
+    parser.add_argument("--image_size", default=default.image_size, type=integer(1), help="pixels")
     parser.add_argument("--parts", default=",".join(PARTS), help="of train, eval, frozen")
-    parser.add_argument("--turns", default=5, type=int, help="turns each process takes")
-    parser.add_argument("--steps", default=3, type=int, help="steps of a turn")
+    parser.add_argument("--turns", default=5, type=integer(1), help="turns each process takes")
+    parser.add_argument("--steps", default=3, type=integer(1), help="steps of a turn")
     parser.add_argument(
         "--runtime", action="append", metavar="NAME=PYTHON", help="may be given several times"
     )

@@ -6,12 +6,10 @@ import os
 import re
 import sys
 
+import helpers
 import pytest
-from absl.testing import flagsaver
 from helpers import run
 
-import amoeba_net
-import settings
 from scripts.benchmarks import benchmark_train
 
 # Answers as original_step.py does: its steps take a thousand seconds.
@@ -79,9 +77,7 @@ def test_the_network_is_the_programs_default():
     """No setting but the batch size differs from what the program does without flags."""
     (configuration,) = benchmark_train.configurations(benchmark_train.parse_arguments([]))
     measured = benchmark_train.hparams_of(configuration).values()
-    with flagsaver.flagsaver():
-        amoeba_net.FLAGS(["amoeba_net.py"])
-        default = settings.from_flags(amoeba_net.FLAGS).hparams.values()
+    default = helpers.settings_of().hparams.values()
     different = {name for name in default if measured[name] != default[name]}
     assert different == {"train_batch_size", "eval_batch_size", "num_eval_images"}
 

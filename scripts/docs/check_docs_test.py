@@ -66,7 +66,7 @@ def test_what_is_wrong_on_a_page_is_found():
         "[a](absent.md) [b](CONTRIBUTING.md) [c](https://example.org/x.md) `scripts/absent.sh` "
         "`tf_hub_test.py::test_absent` `tf_hub_test.py::test_eval_from_hub_equals_evaluation` "
         "--absent --lr --nouse_tpu [d](README.md#absent) [e](#一个标题-too) `common/absent/` "
-        "`common/data/` `settings.absent` `UserError.absent` `settings.json` `settings.check`"
+        "`common/data/` `settings.absent` `UserError.absent` `settings.json` `preparation.check`"
         "\n"
         "## 一个标题, *too*?\n"
         "| `--use_tpu=True: there is no … here` | made up |\n"

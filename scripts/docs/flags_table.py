@@ -16,7 +16,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspa
 from absl import flags
 
 import amoeba_net
-import settings
+import preparation
 
 PAGE = os.path.join(os.path.dirname(amoeba_net.__file__), "docs", "flags.md")
 
@@ -68,11 +68,11 @@ def legal_values(flag: flags.Flag) -> str:
 def bounds(flag: flags.Flag) -> Iterator[str]:
     low = getattr(flag.parser, "lower_bound", None)
     high = getattr(flag.parser, "upper_bound", None)
-    if flag.name in settings.ABOVE_0:
+    if flag.name in preparation.ABOVE_0:
         yield "> 0"
     elif low is not None:
         yield f"≥ {low:g}"
-    if flag.name in settings.BELOW_1:
+    if flag.name in preparation.BELOW_1:
         yield "< 1"
     elif high is not None:
         yield f"≤ {high:g}"

@@ -36,6 +36,7 @@ import tqdm
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 from common import results
+from common.arguments import integer
 from common.checkpoints import reading, selection
 from common.hooks import interruption
 from common.runtime import tf
@@ -104,14 +105,16 @@ def parse_arguments(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--terms", type=int, default=10)
-    parser.add_argument("--truncations", type=int, default=5)
-    parser.add_argument("--full_disks", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=1, help="of the schedule and of the training")
-    parser.add_argument("--interval", type=int, default=2, help="steps between checkpoints")
-    parser.add_argument("--steps", type=int, default=276, help="steps of the training")
-    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--kills", type=integer(0), default=50)
+    parser.add_argument("--terms", type=integer(0), default=10)
+    parser.add_argument("--truncations", type=integer(0), default=5)
+    parser.add_argument("--full_disks", type=integer(0), default=3)
+    parser.add_argument(
+        "--seed", type=integer(0), default=1, help="of the schedule and of the training"
+    )
+    parser.add_argument("--interval", type=integer(1), default=2, help="steps between checkpoints")
+    parser.add_argument("--steps", type=integer(1), default=276, help="steps of the training")
+    parser.add_argument("--batch_size", type=integer(1), default=64)
     parser.add_argument("--output", default=os.path.join(ROOT, "quickstart_run", "faults"))
     parser.add_argument("--undisturbed", type=int, default=1, help="0: without the comparison")
     parser.add_argument("flags", nargs="*", help="of amoeba_net.py, after --")

@@ -56,7 +56,10 @@ def parse_arguments(argv):
 
 def fuzz(arguments, directory: str):
     """Does not return: the fuzzer ends the process."""
-    import atheris
+    try:
+        import atheris
+    except ImportError as error:
+        sys.exit(f"{error}: pip install atheris==3.0.0, on Python 3.11 or later.")
 
     with atheris.instrument_imports(include=_INSTRUMENTED):
         from PIL import Image

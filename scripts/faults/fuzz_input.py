@@ -30,6 +30,7 @@ import amoeba_net_model
 import imagenet_input
 import imagenet_records
 import inception_preprocessing
+from common.arguments import integer
 from common.data import tfrecords
 from common.errors import UserError
 from common.runtime import tf
@@ -44,9 +45,9 @@ _ALONE_EVERY = 5
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--inputs", type=int, default=10000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--first", type=int, default=0, help="batch to start at")
+    parser.add_argument("--inputs", type=integer(1), default=10000)
+    parser.add_argument("--seed", type=integer(0), default=1)
+    parser.add_argument("--first", type=integer(0), default=0, help="batch to start at")
     arguments = parser.parse_args(argv)
     tf.logging.set_verbosity(tf.logging.ERROR)
     images = base_images()

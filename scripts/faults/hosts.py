@@ -22,6 +22,7 @@ from typing import Dict, List, NamedTuple, Optional
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 from common import results
+from common.arguments import integer
 from common.checkpoints import reading, selection
 from scripts import launch_local, make_digits
 from scripts.faults.host_training import FAKETIME, NETWORK, Training
@@ -110,13 +111,17 @@ def parse_arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[0])
     parser.add_argument("--output", default="output/hosts", help="where to write (output/hosts)")
     parser.add_argument(
-        "--hosts", type=int, default=2, choices=[2, 3], help="number of hosts that train (2)"
+        "--hosts", type=integer(1), default=2, choices=[2, 3], help="number of hosts that train (2)"
     )
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=integer(0), default=1)
     parser.add_argument("--faults", action="append", choices=(*GOING_ON, *ENDING), help="(all)")
-    parser.add_argument("--restarts", type=int, default=0, help="only kill so many processes (0)")
-    parser.add_argument("--interval", type=int, default=20, help="steps between checkpoints (20)")
-    parser.add_argument("--stall_timeout", type=int, default=20, help="of the training (20)")
+    parser.add_argument(
+        "--restarts", type=integer(0), default=0, help="only kill so many processes (0)"
+    )
+    parser.add_argument(
+        "--interval", type=integer(1), default=20, help="steps between checkpoints (20)"
+    )
+    parser.add_argument("--stall_timeout", type=integer(1), default=20, help="of the training (20)")
     parser.add_argument("flags", nargs="*", help="flags of amoeba_net.py, after --")
     return parser.parse_args(argv)
 

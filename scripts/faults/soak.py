@@ -28,6 +28,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspa
 import tqdm
 
 from common import results
+from common.arguments import integer
 from common.data import tfrecords
 from common.runtime import tf
 from scripts import make_digits
@@ -57,9 +58,11 @@ class Usage(NamedTuple):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=20000)
-    parser.add_argument("--signal_steps", type=int, default=1000, help="steps between signals")
-    parser.add_argument("--interval", type=int, default=50, help="steps between two looks")
+    parser.add_argument("--steps", type=integer(1), default=20000)
+    parser.add_argument(
+        "--signal_steps", type=integer(1), default=1000, help="steps between signals"
+    )
+    parser.add_argument("--interval", type=integer(1), default=50, help="steps between two looks")
     parser.add_argument("--tolerance", type=float, default=0.02, help="largest growth (0.02)")
     parser.add_argument("--output", default=os.path.join(ROOT, "quickstart_run", "soak"))
     parser.add_argument("flags", nargs="*", help="of amoeba_net.py, after --")
