@@ -47,7 +47,7 @@ def test_pods_make_a_tf_config_of_each_others_names(documents, index):
     container = pod["containers"][0]
     hosts = {variable["name"]: variable["value"] for variable in container["env"]}
     assert int(hosts["HOSTS"]) == spec["completions"] == spec["parallelism"]
-    script = container["args"][0].split("exec python")[0] + 'printf %s "$TF_CONFIG"'
+    script = container["args"][0].split("exec .venv/bin/python")[0] + 'printf %s "$TF_CONFIG"'
     text = subprocess.run(
         [*container["command"], script],
         env={**os.environ, **hosts, "JOB_COMPLETION_INDEX": str(index)},
