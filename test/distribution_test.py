@@ -288,18 +288,25 @@ def test_a_process_without_images_ends_all_and_is_named(setting, tmp_path, monke
         assert "Traceback" not in log
 
 
-def test_other_flags_and_data_end_all_before_the_graph_is_built(setting, tmp_path):
+def test_other_flags_code_and_data_end_all_before_the_graph_is_built(setting, tmp_path):
     files = sorted(os.listdir(setting / "data"))
     shutil.copytree(setting / "data", tmp_path / "data")
     helpers.truncate(f"{tmp_path}/data/{files[0]}")
-    command = helpers.command("amoeba_net.py", "--mode=train", f"--model_dir={tmp_path}/model")
+    code = tmp_path / "code"  # Of another commit.
+    shutil.copytree(f"{helpers.ROOT}/common", code / "common")
+    for module in glob.glob(f"{helpers.ROOT}/*.py"):
+        shutil.copy(module, code)
+    with open(code / "train_step.py", "a") as file:
+        file.write("# Changed.\n")
+    flags = ["--mode=train", f"--model_dir={tmp_path}/model", *_FLAGS]
+    programs = [helpers.command(f"{root}/amoeba_net.py", *flags) for root in (helpers.ROOT, code)]
     own = [[f"--data_dir={setting}/data"], [f"--data_dir={tmp_path}/data", "--lr=0.25"]]
     with launch_local.held_ports(2) as ports:
         addresses = [f"127.0.0.1:{port}" for port in ports]
         cores = os.sched_getaffinity(0)
         processes = [
             launch_local.Process(
-                [*command, *_FLAGS, *own[i]], {"worker": addresses}, "worker", i, tmp_path, cores
+                [*programs[i], *own[i]], {"worker": addresses}, "worker", i, tmp_path, cores
             )
             for i in range(2)
         ]
@@ -312,6 +319,9 @@ def test_other_flags_and_data_end_all_before_the_graph_is_built(setting, tmp_pat
             in log
         )
         assert "; the training data is 3 files of " in log
+        assert re.search(
+            r"; the code's checksum is (\w{12}) for worker 0 .*, (?!\1)\w{12} for", log
+        )
         assert "Traceback" not in log and "Calling model_fn" not in log
 
 

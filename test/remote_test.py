@@ -17,9 +17,9 @@ def s3():
         yield server
 
 
-def _run(s3, program, *arguments, **options):
+def _run(s3, program, *arguments, variables=None, **options):
     environment = {**os.environ, **s3.environment, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    return run(program, *arguments, env=environment, **options)
+    return run(program, *arguments, env={**environment, **(variables or {})}, **options)
 
 
 def _arguments(**values):
@@ -61,6 +61,17 @@ def test_training_on_s3(s3, tmp_path, monkeypatch):
     assert [(r["kind"], r["global_step"]) for r in records] == [
         *(("train", 2), ("eval", 2), ("train", 2), ("eval", 2), ("train", 3), ("eval", 3))
     ]
+
+    # Another training starts from these weights, and an evaluator evaluates it.
+    other = {"model_dir": "s3://bucket/other", "init_checkpoint": "s3://bucket/model/best"}
+    arguments = ["--mode=train", "--train_steps=1", *_arguments(**other)]
+    _run(s3, "amoeba_net.py", *arguments)
+    cluster = {"worker": ["127.0.0.1:2222"], "evaluator": ["127.0.0.1:2223"]}
+    config = json.dumps({"cluster": cluster, "task": {"type": "evaluator", "index": 0}})
+    _run(s3, "amoeba_net.py", *arguments, variables={"TF_CONFIG": config})
+    records = json.loads(s3.objects["other/results.json"].decode())
+    assert [(r["kind"], r["global_step"]) for r in records] == [("train", 1), ("eval", 1)]
+    assert "other/best/model.ckpt-1.index" in s3.objects
 
     table = str(tmp_path / "table.csv")
     _run(s3, "scripts/compare_runs.py", "s3://bucket/model", f"--csv={table}", "--plot=")
