@@ -260,7 +260,7 @@ _integer(
     0,
 )
 
-# Ascend NPUs; the first two flags apply to GPUs as well.
+# Ascend NPUs; --precision_mode and --loss_scale apply to GPUs as well, --xla only to GPUs.
 _enum(
     "precision_mode",
     options.PRECISION_MODES,
@@ -325,8 +325,9 @@ def main(argv):
         raise app.UsageError(f"Expected flags only, got {argv[1]!r}.")
     process.set_up()
     chosen = settings.from_flags(FLAGS)
-    with process.exiting_with_a_sentence(argv[0], chosen.run.results_dir):
+    with process.exiting_with_a_sentence(argv[0]):
         device = preparation.prepare(chosen)
+    with process.exiting_with_a_sentence(argv[0], chosen.run.results_dir):
         allocator.keep_large_buffers()
         run.run_mode(chosen.hparams, device, chosen.run)
 

@@ -112,6 +112,8 @@ def _signatures(directory: str):
             saved_model = runtime.SavedModel.FromString(file.read())
     except DecodeError as error:
         raise UserError(f"{path} is damaged: {error}.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     for meta_graph in saved_model.meta_graphs:
         if tf.saved_model.tag_constants.SERVING in meta_graph.meta_info_def.tags:
             return meta_graph.signature_def

@@ -110,8 +110,18 @@ def decode_whole(encoded: tf.Tensor) -> tf.Tensor:
                 lambda: runtime.decode_bmp(encoded),
             ),
         ],
-        default=lambda: tf.image.decode_png(encoded, channels=3),
+        default=lambda: _on_white(tf.image.decode_png(encoded, channels=4)),
     )
+
+
+def _on_white(image: tf.Tensor) -> tf.Tensor:
+    """uint8 [height, width, 3] of [height, width, 4]: what is transparent becomes white.
+
+    As in data conversion. It is computed in 16 bits, since images may be as large as memory.
+    """
+    darkness = tf.cast(tf.bitwise.invert(image[..., :3]), tf.uint16)
+    darkness = darkness * tf.cast(image[..., 3:], tf.uint16) // 255
+    return tf.bitwise.invert(tf.cast(darkness, tf.uint8))
 
 
 def _cut(image: tf.Tensor, window: tf.Tensor) -> tf.Tensor:

@@ -13,6 +13,7 @@ from sklearn.datasets import load_sample_images
 
 import common.data
 import inception_preprocessing
+from common.data import image_files
 from common.runtime import tf
 from scripts.benchmarks import benchmark_input
 from scripts.docs import augmentation_sheet
@@ -69,6 +70,31 @@ def test_lossless_formats(kind):
     (expected,) = _run(lambda _: inception_preprocessing.preprocess_image(pixels, SIZE, SIZE), b"")
     assert got.shape == (SIZE, SIZE, 3) and got.dtype == np.float32
     np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def _fading(mode):
+    """A photograph that fades from left to right."""
+    image = _photo("RGBA")
+    image.putalpha(Image.linear_gradient("L").rotate(90).resize(image.size))
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        encode(_fading("RGBA"), "PNG"),
+        encode(_fading("LA"), "PNG"),
+        encode(_photo("P"), "PNG", transparency=bytes(range(256))),
+        encode(_photo("L"), "PNG", transparency=200),
+    ],
+    ids=["colours", "grey", "palette", "one grey"],
+)
+def test_transparent_png_is_on_white_as_in_converted_data(encoded):
+    converted = np.asarray(image_files.to_rgb(Image.open(io.BytesIO(encoded))))
+    plain = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
+    assert (converted != plain).any()
+    (found,) = _run(inception_preprocessing.decode_whole, encoded)
+    assert np.abs(found.astype(int) - converted).max() <= 1
 
 
 def test_png_of_16_bits():

@@ -11,7 +11,7 @@ import numpy as np
 
 import inception_preprocessing
 from common import files, limits, runtime, spreadsheet
-from common.data import image_files
+from common.data import image_files, image_sources
 from common.devices.cpu import CpuSession
 from common.errors import UserError
 from common.hparams import HParams
@@ -60,7 +60,12 @@ def _matches(pattern: str) -> List[str]:
 
 
 def _images_below(folder: str) -> List[str]:
-    files = [os.path.join(d, name) for d, _, names in os.walk(folder) for name in names]
+    files = [
+        os.path.join(parent, name)
+        for parent, names in image_sources.walk(folder)
+        for name in names
+        if not name.startswith(".")
+    ]
     images = [f for f in files if os.path.splitext(f)[1].lower() in image_files.IMAGE_SUFFIXES]
     if len(images) < len(files):
         others = len(files) - len(images)
@@ -188,6 +193,8 @@ class ImageReader:
             raise UserError("there is no such file") from None
         except OSError as error:
             raise UserError(error.strerror) from error
+        except tf.errors.OpError as error:  # Of a URL.
+            raise UserError(runtime.error_message(error).splitlines()[0]) from error
         try:
             image_files.check_scans(encoded)
             return self._decode(encoded)

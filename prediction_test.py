@@ -131,6 +131,13 @@ def test_files_that_would_cost_too_much(tmp_path):
             read(path)
 
 
+def test_url_that_cannot_be_opened():
+    with pytest.raises(UserError, match=r"absent\.jpg"):
+        prediction.ImageReader(16)("file:///absent.jpg")
+    with pytest.raises(UserError, match=r"scheme .https."):
+        prediction.ImageReader(16)("https://example.invalid/a.jpg")
+
+
 def test_no_image_can_be_read(classify, odd_dir):
     answers = classify([str(odd_dir / "EMPTY.jpg"), str(odd_dir / "TEXT.png")])
     assert [answer.error for answer in answers] == ["is empty", "cannot identify image file"]
@@ -138,7 +145,7 @@ def test_no_image_can_be_read(classify, odd_dir):
 
 def test_find_images(odd_dir, tmp_path):
     (tmp_path / "folder").mkdir()
-    for name in ("b.JPG", "a.png", "readme.txt", "a,b.jpg", "folder/c.gif"):
+    for name in ("b.JPG", "a.png", "readme.txt", "a,b.jpg", "folder/c.gif", "._a.png"):
         (tmp_path / name).write_text("")
 
     def found(*patterns):

@@ -15,6 +15,7 @@ import model_builder
 import serving
 from common import files, onnx_model, places
 from common.checkpoints import selection
+from common.data.class_names import class_names
 from common.data.tfrecords import read_dataset_info
 from common.devices import choosing
 from common.devices.cpu import Cpu
@@ -274,6 +275,9 @@ def check_directories(hparams: HParams, run: RunOptions, device: Device):
     """Checks that there is data to read and that the directories can be written to."""
     if run.explain_dir:
         _make_writable("explain_dir", run.explain_dir)
+    if run.export_dir and device.is_chief and not device.is_evaluator:
+        _make_writable("export_dir", run.export_dir)
+        class_names(run.data_dir, hparams.num_label_classes)  # It would be a pity afterwards.
     if not run.results_dir:
         return
     trains = run.trains and not device.is_evaluator

@@ -208,3 +208,16 @@ def test_what_a_device_does_not_support(device, arguments, message, monkeypatch)
     with pytest.raises(UserError, match="^" + re.escape(message)):
         preparation.choose_device(settings_of(*_GIVEN, *arguments))
     preparation.choose_device(settings_of(*_GIVEN, "--train_batch_size=4"))
+
+
+def test_an_export_after_training_is_prepared_before(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "labels.txt").write_text("background\na\n")
+    wanted = [f"--data_dir={tmp_path}/data", f"--model_dir={tmp_path}/m", "--mode=train"]
+    wanted += ["--num_label_classes=3", f"--export_dir={tmp_path}/export"]
+    with pytest.raises(UserError, match=r"^--num_label_classes=3: .*labels\.txt names 2 classes"):
+        preparation.prepare(settings_of(*_GIVEN, *wanted))
+    (tmp_path / "export").rmdir()
+    (tmp_path / "export").write_text("")
+    with pytest.raises(UserError, match=f"--export_dir={tmp_path}/export cannot be written to"):
+        preparation.prepare(settings_of(*_GIVEN, *wanted))

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import re
 import sys
 from typing import Callable
@@ -44,6 +45,14 @@ def integer(low: int, high: float = math.inf) -> Callable[[str], int]:
 def place(text: str) -> str:
     """A type of arguments: a path that TensorFlow can open."""
     return _checked(text, has_checkpoints=False)
+
+
+def output_file(text: str) -> str:
+    """A type of arguments: a file that can be written when there is something to write."""
+    is_there = os.path.isdir(os.path.dirname(text) or ".") and not os.path.isdir(text)
+    if not files.is_remote(text) and not is_there:
+        raise argparse.ArgumentTypeError(f"{text}: expected a file in a directory that exists")
+    return place(text)
 
 
 def local_place(text: str) -> str:

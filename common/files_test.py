@@ -181,3 +181,21 @@ def test_lock_that_is_a_symbolic_link_is_not_followed(tmp_path):
         with files.locked(str(tmp_path / "lock")):
             pass
     assert (tmp_path / "precious").read_text() == "whole"
+
+
+def test_a_pipe_is_written_to_and_stays(tmp_path):
+    path = str(tmp_path / "pipe")
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    files.write_text(path, "x")
+    assert os.read(reader, 9) == b"x"
+    os.close(reader)
+    assert stat.S_ISFIFO(os.stat(path).st_mode)
+
+
+def test_standard_output_is_written_to(tmp_path):
+    program = "from common import files; files.write_text('/dev/stdout', 'x')"
+    with open(tmp_path / "out", "wb") as out:
+        subprocess.run([sys.executable, "-c", program], cwd=ROOT, stdout=out, check=True)
+    assert (tmp_path / "out").read_text() == "x"
+    assert os.path.islink("/dev/stdout")

@@ -4,6 +4,7 @@ import contextlib
 import gc
 import logging
 import os
+import signal
 import sys
 from typing import List, Optional, Sequence
 
@@ -50,6 +51,9 @@ def exiting_with_a_sentence(program: str, model_dir: Optional[str] = None):
         peers.end_process(error)
     except UserError as error:
         sys.exit(f"{program}: {error}")
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted.", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except interruption.Interrupted as error:
         tf.logging.warning("%s The same command goes on from there.", error)
         sys.exit(interruption.EXIT_STATUS)

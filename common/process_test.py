@@ -17,3 +17,10 @@ def test_flag_files_in_flag_files(tmp_path):
         (tmp_path / f"{i}").write_text(f"--flagfile={tmp_path}/{i + 1}\n")
     with pytest.raises(SystemExit, match="--flagfile: the file cannot be read: maximum recursion"):
         process.parse_flags(["/x/a.py", f"--flagfile={tmp_path}/0"])
+
+
+def test_ctrl_c_is_no_traceback(capsys):
+    with pytest.raises(SystemExit) as ended, process.exiting_with_a_sentence("/x/a.py"):
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "a.py: interrupted.\n"

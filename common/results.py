@@ -27,6 +27,7 @@ def append_result(model_dir: str, kind: str, record: Dict[str, Any]) -> Dict[str
         The record as it was written.
     """
     path = os.path.join(model_dir, FILE_NAME)
+    files.make_directory(model_dir)
     with files.locked(model_dir):
         records = read_results(model_dir)
         records.append({"kind": kind, "time": _now(), **record, "versions": versions()})

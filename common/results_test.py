@@ -36,3 +36,8 @@ def test_a_file_that_is_no_list_of_results(text, tmp_path):
     (tmp_path / results.FILE_NAME).write_text(text)
     with pytest.raises(UserError, match="move it away"):
         results.read_results(str(tmp_path))
+
+
+def test_a_directory_that_is_gone_is_made_again(tmp_path):
+    results.append_result(str(tmp_path / "model"), "predict", {})
+    assert [r["kind"] for r in results.read_results(str(tmp_path / "model"))] == ["predict"]

@@ -26,7 +26,7 @@ import tqdm
 
 import imagenet_records
 from common import files, imagenet
-from common.arguments import Parser, integer, place
+from common.arguments import Parser, integer, output_file, place
 from common.data import parallel, tfrecords
 from common.errors import UserError
 from common.runtime import tf
@@ -302,7 +302,7 @@ def parse_arguments(argv=None):
     parser.add_argument(
         "--workers", type=integer(1), default=cores, help="Processes. Default: one a core."
     )
-    parser.add_argument("--result", help="JSON file for the whole report.")
+    parser.add_argument("--result", type=output_file, help="JSON file for the whole report.")
     return parser.parse_args(argv)
 
 

@@ -14,7 +14,7 @@ from common.runtime import tf
 # A line of a reader's debug_string: name (DT_FLOAT) [3,3,8,16]
 _SHAPE = re.compile(r"^(\S+) \(\w+\) \[([\d,]*)\]", re.MULTILINE)
 # What reading a checkpoint raises where a file of it is missing, cut off or overwritten.
-UNREADABLE = (tf.errors.OpError, ValueError, IndexError)
+UNREADABLE = (tf.errors.OpError, OSError, ValueError, IndexError)
 
 
 def open_checkpoint(path: str):

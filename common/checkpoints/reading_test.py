@@ -1,5 +1,6 @@
 """What is read from one checkpoint."""
 
+import errno
 import gc
 import re
 
@@ -7,7 +8,7 @@ import pytest
 from helpers import checkpoint_file, checkpoint_path, truncate
 from tensorflow.core.protobuf.tensor_bundle_pb2 import BundleEntryProto
 
-from common import files
+from common import files, limits
 from common.checkpoints import reading, selection
 from common.devices.cpu import CpuSession
 from common.errors import UserError
@@ -82,3 +83,16 @@ def test_index_that_tensorflow_does_not_survive(model_dir, kind):
     assert selection.latest(model_dir) == checkpoint_path(model_dir, 20)
     with pytest.raises(UserError, match=message):
         reading.open_checkpoint(checkpoint_path(model_dir, 30))
+
+
+def test_an_index_that_cannot_be_read_counts_as_damaged(model_dir, monkeypatch):
+    read_bytes = limits.read_bytes
+
+    def failing(path, *arguments, **options):
+        if path == checkpoint_file(model_dir, 30, "index"):
+            raise OSError(errno.EIO, "Input/output error", path)
+        return read_bytes(path, *arguments, **options)
+
+    monkeypatch.setattr(limits, "read_bytes", failing)
+    assert "Input/output error" in reading.problem(checkpoint_path(model_dir, 30))
+    assert selection.latest(model_dir) == checkpoint_path(model_dir, 20)

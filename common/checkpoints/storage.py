@@ -84,7 +84,9 @@ def repair(model_dir: str, keep: int):
     others = [path for path in others if path != newest]
     surplus = others[: max(0, len(others) + 1 - keep)]
     for path in surplus:
-        tf.train.remove_checkpoint(path)
+        # A directory that was copied may name checkpoints of the other one.
+        if os.path.normpath(os.path.dirname(path)) == os.path.normpath(model_dir):
+            tf.train.remove_checkpoint(path)
     if surplus or newest != named:
         selection.write_state(model_dir, [*others[len(surplus) :], newest])
 
@@ -137,7 +139,7 @@ def explain(error: Exception, directory: Optional[str]) -> Optional[str]:
     reason, path = _reason(error), _path(error)
     if reason is None:
         return None
-    if path and not (directory and path.startswith(directory)):
+    if path and not (directory and path.startswith(os.path.join(directory, ""))):
         return f"{path}: {os.strerror(reason)}. Mend that, or name another place, and start again."
     if not directory:
         return None

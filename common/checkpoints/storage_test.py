@@ -3,6 +3,7 @@
 import errno
 import glob
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,6 +80,8 @@ def test_troubles_elsewhere_are_not_the_model_directorys(tmp_path):
     unreadable = PermissionError(errno.EACCES, "Permission denied", "/data/train-00000-of-00002")
     assert storage.explain(unreadable, directory).startswith(f"{unreadable.filename}: Permission")
     assert storage.explain(ValueError("A mistake of ours"), None) is None
+    beside = PermissionError(errno.EACCES, "Permission denied", f"{directory}_data/train")
+    assert storage.explain(beside, directory).startswith(f"{directory}_data/train: Permission")
 
 
 def test_only_the_writer_removes_what_an_error_left_half_written(tmp_path):
@@ -111,3 +114,13 @@ def test_repair_removes_what_was_never_finished_and_the_saver_deletes_the_damage
     storage.repair(model_dir, keep=2)
     assert not glob.glob(checkpoint_path(model_dir, 10) + "*")
     assert selection.latest(model_dir) == checkpoint_path(model_dir, 20)
+
+
+def test_repair_deletes_nothing_in_the_directory_that_was_copied(model_dir, tmp_path):
+    """Other programs' lists of checkpoints have absolute paths."""
+    paths = [checkpoint_path(model_dir, step) for step in (10, 20, 30)]
+    copy = str(tmp_path / "copy")
+    shutil.copytree(model_dir, copy)
+    tf.train.update_checkpoint_state(copy, paths[-1], paths)
+    storage.repair(copy, keep=1)
+    assert all(os.path.exists(f"{path}.index") for path in paths)

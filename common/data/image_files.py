@@ -45,7 +45,7 @@ def to_jpeg(encoded):
                 return Jpeg(encoded, image.height, image.width, len(image.getbands()), "")
             buffer = io.BytesIO()
             # A GIF's comment may be longer than a JPEG's, which is then an error.
-            _to_rgb(image).save(buffer, "JPEG", quality=JPEG_QUALITY, comment=b"")
+            to_rgb(image).save(buffer, "JPEG", quality=JPEG_QUALITY, comment=b"")
             source = f"{image.mode} JPEG" if is_jpeg else image.format
             return Jpeg(buffer.getvalue(), image.height, image.width, 3, source)
     except Exception as error:
@@ -71,7 +71,8 @@ def _check_tiles(image):
         raise ValueError(f"its tiles have {width} x {height} pixels")
 
 
-def _to_rgb(image):
+def to_rgb(image):
+    """A Pillow image in RGB; what is transparent becomes white."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range")
     if image.mode.startswith("I"):

@@ -185,7 +185,7 @@ def _list_class_folders(directory, labels):
 def _list_files(directory, others=None):
     """Lists the image files anywhere under a directory, counting others by their suffix."""
     images = []
-    for parent, names in _walk(directory):
+    for parent, names in walk(directory):
         for file in names:
             path = os.path.join(parent, file)
             suffix = os.path.splitext(file)[1].lower()
@@ -197,10 +197,19 @@ def _list_files(directory, others=None):
     return images
 
 
-def _walk(directory):
-    """Yields (folder, sorted names of its files) of a directory and all below it, links too."""
+def walk(directory):
+    """Yields (folder, sorted names of its files) of a directory and all below it, links too.
+
+    Raises:
+        OSError: a folder cannot be read.
+        UserError: a folder is reached twice.
+    """
+
+    def fail(error):
+        raise error
+
     seen = {}
-    for parent, folders, names in os.walk(directory, followlinks=True):
+    for parent, folders, names in os.walk(directory, followlinks=True, onerror=fail):
         status = os.stat(parent)
         first = seen.setdefault((status.st_dev, status.st_ino), parent)
         if first != parent:

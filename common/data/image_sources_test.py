@@ -84,6 +84,19 @@ class TestHostileFolders:
         with pytest.raises(UserError, match=r"a/x is the same folder as .*a: remove the link"):
             image_sources.find_source(str(tmp_path))
 
+    def test_folder_that_cannot_be_read(self, tmp_path, monkeypatch):
+        _make_tree(tmp_path, ["a/1.jpg", "b/2.jpg", "b/more/3.jpg"])
+        scandir = os.scandir
+
+        def denied(path):
+            if str(path).endswith("more"):
+                raise PermissionError(13, "Permission denied", path)
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", denied)  # Root may read everything.
+        with pytest.raises(PermissionError, match="b/more"):
+            image_sources.find_source(str(tmp_path))
+
     def test_links_to_other_folders_are_followed(self, tmp_path):
         _make_tree(tmp_path, ["source/a/1.jpg", "elsewhere/2.jpg"])
         (tmp_path / "source/a/x").symlink_to(tmp_path / "elsewhere", target_is_directory=True)

@@ -47,7 +47,7 @@ def check(
     def meet():
         try:
             found.append((_compare if cluster.rank == 0 else _send)(cluster, values))
-        except tf.errors.OpError as error:
+        except Exception as error:
             found.append(error)
 
     # In a thread: what it waits for may never come.
@@ -63,7 +63,7 @@ def check(
                 "answer. Check that all are running, and that no other program has their ports."
             )
         thread.join(_POLL_SECONDS)
-    if isinstance(found[0], tf.errors.OpError):
+    if isinstance(found[0], Exception):
         raise found[0]
     if found[0]:
         raise UserError(found[0])
@@ -122,7 +122,9 @@ def digest_of_code(root: str) -> str:
     checksum = hashlib.sha256()
     patterns = ("*.py", "common/**/*.py")
     paths = {
-        p for pattern in patterns for p in glob.glob(os.path.join(root, pattern), recursive=True)
+        path
+        for pattern in patterns
+        for path in glob.glob(os.path.join(glob.escape(root), pattern), recursive=True)
     }
     for path in sorted(paths):
         if not path.endswith("_test.py"):

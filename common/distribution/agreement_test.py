@@ -32,6 +32,7 @@ def test_a_long_list_of_differences_is_cut_short():
 
 
 def test_digest_of_code_sees_modules_but_no_tests(tmp_path):
+    tmp_path = tmp_path / "[a]"
     (tmp_path / "common" / "data").mkdir(parents=True)
     (tmp_path / "a.py").write_text("1")
     empty = agreement.digest_of_code(str(tmp_path))

@@ -230,7 +230,7 @@ def answers(address: str) -> bool:
     try:
         with socket.create_connection(_host_and_port(address), timeout=PROBE_SECONDS):
             return True
-    except OSError:
+    except (OSError, UnicodeError):  # No host has a name like a..b.
         return False
 
 

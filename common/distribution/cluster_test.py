@@ -117,3 +117,7 @@ def test_waiting_for_the_others_ends_by_a_signal():
 
 def test_a_lost_process_is_no_failure_of_ones_own():
     assert peers.LostPeerError("").exit_status == interruption.EXIT_STATUS
+
+
+def test_no_host_has_such_a_name():
+    assert not cluster.answers("a..b:2222")

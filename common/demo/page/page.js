@@ -208,10 +208,12 @@ if (!navigator.mediaDevices) {
 }
 camera.addEventListener("click", async () => {
   say("");
+  camera.disabled = true; // A second stream would stay when this one is closed.
   try {
     video.srcObject = await navigator.mediaDevices.getUserMedia({ video: true });
   } catch (error) {
     say(`There is no camera to use: ${error.message}.`);
+    camera.disabled = false;
     return;
   }
   element("live").hidden = false;
@@ -219,6 +221,7 @@ camera.addEventListener("click", async () => {
 });
 element("close").addEventListener("click", () => {
   video.srcObject.getTracks().forEach((track) => track.stop());
+  camera.disabled = false;
   element("live").hidden = true;
 });
 element("shoot").addEventListener("click", () => {
