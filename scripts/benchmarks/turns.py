@@ -27,7 +27,11 @@ class Worker:
         self._name = name
         self._pauses = pauses
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (see `end`)
-        environment = {"TF_CPP_MIN_LOG_LEVEL": "2", "BENCHMARK_STARTED": str(time.time())}
+        environment = {
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+            "BENCHMARK_STARTED": str(time.time()),
+            "TF2_BEHAVIOR": "0",  # TensorFlow 2 sets 1 for its own process, and 1.15 would obey.
+        }
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
