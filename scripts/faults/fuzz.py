@@ -71,7 +71,8 @@ def fuzz(arguments, directory: str):
     target = fuzzing.TARGETS[arguments.target](directory)
     corpus = arguments.corpus or os.path.join(directory, "corpus")
     os.makedirs(corpus, exist_ok=True)
-    for number, seed in enumerate(target.seeds()):
+    seeds = list(target.seeds())
+    for number, seed in enumerate(seeds):
         with open(os.path.join(corpus, f"seed_{number:03d}"), "wb") as file:
             file.write(seed)
     print(f"{arguments.target}: {len(glob.glob(f'{corpus}/seed_*'))} seeds.", flush=True)
@@ -81,6 +82,9 @@ def fuzz(arguments, directory: str):
         # Bytes by themselves, too: the fuzzer knows what they are compared with.
         if rng.random() < 0.2:
             return atheris.Mutate(data, max_size)
+        # Seeds that reach nothing new, since TensorFlow's code does not count, are not kept.
+        if rng.random() < 0.2:
+            data = rng.choice(seeds)
         return target.mutate(rng, bytes(data))[:max_size]
 
     options = {
