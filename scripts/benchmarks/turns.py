@@ -30,7 +30,7 @@ class Worker:
         environment = {
             "TF_CPP_MIN_LOG_LEVEL": "2",
             "BENCHMARK_STARTED": str(time.time()),
-            "TF2_BEHAVIOR": "0",  # TensorFlow 2 sets 1 for its own process, and 1.15 would obey.
+            "TF2_BEHAVIOR": "0",  # Newer releases set 1 for themselves, and older ones obey.
         }
         self._process = subprocess.Popen(
             command,
