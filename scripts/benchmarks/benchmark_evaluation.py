@@ -53,16 +53,9 @@ def main(argv=None):
 
 
 def parse_arguments(argv):
-    default = amoeba_net_model.default_hparams()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch_size", default=8, type=integer(1), help="images a step")
-    parser.add_argument(
-        "--num_cells", default=default.num_cells, type=integer(1), help="normal cells"
-    )
-    parser.add_argument(
-        "--filters", default=default.reduction_size, type=integer(1), help="reduction_size"
-    )
-    parser.add_argument("--image_size", default=default.image_size, type=integer(1), help="pixels")
+    benchmark_train.add_network(parser)
     parser.add_argument("--photos", default=256, type=integer(1), help="number of photographs")
     parser.add_argument("--turns", default=5, type=integer(1), help="turns each process takes")
     parser.add_argument("--steps", default=15, type=integer(1), help="steps of a turn")

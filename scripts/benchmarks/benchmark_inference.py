@@ -30,7 +30,6 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspa
 import numpy as np
 import tqdm
 
-import amoeba_net_model
 import serving
 from common import files
 from common.arguments import integer
@@ -60,7 +59,6 @@ def main(argv=None):
 
 
 def parse_arguments(argv):
-    default = amoeba_net_model.default_hparams()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--batch_sizes",
@@ -69,13 +67,7 @@ def parse_arguments(argv):
         metavar="N[,N...]",
         help="images a step",
     )
-    parser.add_argument(
-        "--num_cells", default=default.num_cells, type=integer(1), help="normal cells"
-    )
-    parser.add_argument(
-        "--filters", default=default.reduction_size, type=integer(1), help="reduction_size"
-    )
-    parser.add_argument("--image_size", default=default.image_size, type=integer(1), help="pixels")
+    benchmark_train.add_network(parser)
     parser.add_argument("--turns", default=7, type=integer(1), help="turns each process takes")
     parser.add_argument("--steps", default=5, type=integer(1), help="steps of a turn")
     parser.add_argument("--torch_python", metavar="PYTHON", help="a Python that has PyTorch")

@@ -69,6 +69,18 @@ def main(argv=None):
         plot(rows, arguments.plot)
 
 
+def add_network(parser: argparse.ArgumentParser):
+    """Adds the sizes of one network; those of the program's default, unless they are given."""
+    default = amoeba_net_model.default_hparams()
+    parser.add_argument(
+        "--num_cells", default=default.num_cells, type=integer(1), help="normal cells"
+    )
+    parser.add_argument(
+        "--filters", default=default.reduction_size, type=integer(1), help="reduction_size"
+    )
+    parser.add_argument("--image_size", default=default.image_size, type=integer(1), help="pixels")
+
+
 def parse_arguments(argv):
     default = amoeba_net_model.default_hparams()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
