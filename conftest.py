@@ -11,6 +11,20 @@ sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "test")
 import helpers
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--gpu", action="store_true", help="Let the tests see the GPUs, see test/gpu_test.py."
+    )
+
+
+def pytest_configure(config):
+    """Before TensorFlow looks for devices: one test would take all of a GPU's memory."""
+    if config.getoption("--gpu"):
+        os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
+    else:
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+
+
 @pytest.fixture
 def log(monkeypatch, caplog):
     """What is logged, as pytest's `caplog`; TensorFlow's logger keeps it from that."""

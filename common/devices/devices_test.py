@@ -8,6 +8,7 @@ import sys
 import pytest
 from helpers import ROOT
 from npu_stand_in.installed import PATH, installed
+from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 
 from common.devices import choosing, cpu
 from common.devices import gpu as gpu_device
@@ -108,6 +109,16 @@ def test_gpu_compiles_with_xla_if_asked(gpu):
         config = choosing.choose("gpu", Options(xla=xla)).session_config(training=True)
         level = config.graph_options.optimizer_options.global_jit_level
         assert (level == tf.OptimizerOptions.ON_1) == xla
+
+
+def test_gpu_evaluates_in_float32_also_after_a_training(gpu):
+    device = choosing.choose("gpu")
+    with tf.Graph().as_default():
+        device.wrap_optimizer(tf.train.GradientDescentOptimizer(1.0))  # For all sessions to come.
+        for training in (True, False):
+            with tf.Session(config=device.session_config(training)) as session:
+                rewriting = session._config.graph_options.rewrite_options.auto_mixed_precision
+            assert (rewriting == RewriterConfig.ON) == training
 
 
 def test_gpu_refuses_modes_it_has_not(gpu):

@@ -2,6 +2,8 @@
 
 from typing import Optional
 
+from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
+
 from common.devices.device import Device
 from common.devices.options import Options
 from common.distribution.cluster import Cluster
@@ -69,6 +71,8 @@ class Gpu(Device):
     def session_config(self, training=False):
         config = tf.ConfigProto(allow_soft_placement=True)
         config.gpu_options.allow_growth = True
+        if not training:  # Evaluation after a training is no other than evaluation alone.
+            config.graph_options.rewrite_options.auto_mixed_precision = RewriterConfig.OFF
         if self.options.xla:
             config.graph_options.optimizer_options.global_jit_level = tf.OptimizerOptions.ON_1
         return config

@@ -161,20 +161,20 @@ class Overflows:
         ends = self._in_row > self._max_in_row
         if not ends and runs & (runs - 1):  # The 1st, 2nd, 4th, 8th, ... is logged.
             return
-        scale = "the fixed loss scale"
-        if self._scale is not None:
-            scale = f"a loss scale of {session.run(self._scale):g}"
+        scale = "the loss scale is fixed"
+        if self._scale is not None:  # After the step, which may have halved it.
+            scale = f"the loss scale is {session.run(self._scale):g} now"
         if not ends:
             tf.logging.warning(
-                "The gradients of step %d overflowed with %s: it is skipped, %d in a row so far.",
+                "The gradients of step %d overflowed: it is skipped, %d in a row so far; %s.",
                 step + 1,
-                scale,
                 self._in_row,
+                scale,
             )
             return
         raise UserError(
-            f"The gradients of step {step + 1} overflowed {self._in_row} times in a row, the last "
-            f"time with {scale}; more than --max_skipped_steps={self._max_in_row} end training. "
+            f"The gradients of step {step + 1} overflowed {self._in_row} times in a row, and "
+            f"{scale}; more than --max_skipped_steps={self._max_in_row} end training. "
             f"{_kept(last_checkpoint())} Lower --lr, choose another --precision_mode or "
             "--loss_scale, or start from an earlier checkpoint."
         )

@@ -4,6 +4,7 @@
     python scripts/benchmarks/benchmark_train.py
     python scripts/benchmarks/benchmark_train.py --batch_sizes=1,8 --filters=64,256 --plot=speed.png
     python scripts/benchmarks/benchmark_train.py --runtime=a=A/bin/python --runtime=b=B/bin/python
+    python scripts/benchmarks/benchmark_train.py --parts=train --devices=float32,mixed,mixed+xla
 
 The network is the program's default one, but for what is given here. Images are synthetic: input
 costs nothing here, see benchmark_input.py. Each part of each runtime is
@@ -15,7 +16,8 @@ machine does slows all of them; ratios are medians of the turns' own ratios.
 - frozen: the exported frozen graph, with batch normalisation folded into the convolutions.
 
 A runtime is a Python that has the project's requirements, with some release and build of
-TensorFlow; without --runtime there is the one this runs in. --beside names another program whose
+TensorFlow; without --runtime there is the one this runs in. --devices compares the CPU and the
+precisions of a GPU instead. --beside names another program whose
 training step takes turns with these, like original_step.py. What is named first, programs before
 runtimes, is the baseline of the others. The peak is what a large matrix product reaches on the
 same cores, with the best of the runtimes: what a perfect program would.
@@ -39,7 +41,9 @@ import serving
 from common import files
 from common.arguments import integer
 from common.data import allocator
+from common.devices import choosing
 from common.devices.cpu import Cpu, CpuSession
+from common.devices.options import Options
 from common.hparams import HParams
 from common.runtime import tf
 from scripts.benchmarks import turns
@@ -48,13 +52,12 @@ PARTS = ("train", "eval", "frozen")
 # Multiply-adds of a training step beside those of the forward pass: gradients of inputs and of
 # weights cost as many again each.
 _PASSES = {"train": 3, "eval": 1, "frozen": 1}
-PEAK_SIZE = 2048
 
 
 def main(argv=None):
     arguments = parse_arguments(argv)
     if arguments.worker:
-        work(arguments.worker, HParams(**arguments.hparams))
+        work(arguments.worker, HParams(**arguments.hparams), arguments.device)
         return
     rows = []
     try:
@@ -98,6 +101,13 @@ def parse_arguments(argv):
         "--runtime", action="append", metavar="NAME=PYTHON", help="may be given several times"
     )
     parser.add_argument(
+        "--devices",
+        default="cpu",
+        type=_devices,
+        metavar="DEVICE[,DEVICE...]",
+        help=f"of {', '.join(DEVICES)}; the precisions are a GPU's",
+    )
+    parser.add_argument(
         "--beside",
         action="append",
         default=[],
@@ -108,24 +118,42 @@ def parse_arguments(argv):
     parser.add_argument("--plot", help="PNG file: images/s over batch sizes; needs matplotlib")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--hparams", type=json.loads, help=argparse.SUPPRESS)
+    parser.add_argument("--device", default="cpu", choices=DEVICES, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     arguments.parts = arguments.parts.split(",")
     if not set(arguments.parts) <= set(PARTS):
         parser.error(f"--parts: expected some of {', '.join(PARTS)}")
-    runtimes = [text.partition("=") for text in arguments.runtime or [f"this={sys.executable}"]]
-    arguments.runtimes = {name: python for name, _, python in runtimes}
+    runtimes = dict(text.partition("=")[::2] for text in arguments.runtime or [])
     arguments.beside = {
         name: shlex.split(command)
         for name, _, command in (text.partition("=") for text in arguments.beside)
     }
-    for name, python in arguments.runtimes.items():
+    for name, python in runtimes.items():
         if not os.access(python, os.X_OK):
             parser.error(f"--runtime={name}={python}: expected NAME=PYTHON, a Python to run")
+    arguments.runtimes = _commands(runtimes, arguments.devices)
     return arguments
+
+
+def _commands(runtimes, devices):
+    """{name: command} for each runtime, this one if there is none, on each device."""
+    commands = {}
+    for runtime, python in (runtimes or {"": sys.executable}).items():
+        for device in devices:
+            name = f"{runtime} {device if len(devices) > 1 else ''}".strip() or "this"
+            commands[name] = [python, os.path.abspath(__file__), f"--device={device}"]
+    return commands
 
 
 def _numbers(text):
     return [int(number) for number in text.split(",")]
+
+
+def _devices(text):
+    names = text.split(",")
+    if not set(names) <= set(DEVICES):
+        raise argparse.ArgumentTypeError(f"expected some of {', '.join(DEVICES)}")
+    return names
 
 
 def configurations(arguments):
@@ -144,17 +172,23 @@ def configurations(arguments):
 # Measuring ---------------------------------------------------------------------------------------
 
 
-def work(part, hparams):
+def work(part, hparams, device):
     """A worker: says how it is, then takes a turn of so many steps for each line of input."""
     with tempfile.TemporaryDirectory() as directory:
-        step, multiply_adds = _STEPS[part](hparams, directory)
-        turns.serve(step, multiply_adds=multiply_adds)
+        step, multiply_adds = _STEPS[part](hparams, directory, DEVICES[device]())
+        memory = turns.peak_memory if device == "cpu" else _gpu_memory
+        turns.serve(step, memory, multiply_adds=multiply_adds)
 
 
-def step_of_mode(hparams, directory, mode):
+def _gpu_memory():
+    """The most that this process had on the GPU so far, in MB."""
+    return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20
+
+
+def step_of_mode(hparams, directory, mode, device=None):
     """A function that runs one step of a mode's graph, and the graph's multiply-adds an image."""
     allocator.keep_large_buffers()
-    device = Cpu()
+    device = device or Cpu()
     model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, None, device)
     size, batch_size = hparams.image_size, hparams.train_batch_size
     tf.train.get_or_create_global_step()
@@ -176,10 +210,10 @@ def step_of_mode(hparams, directory, mode):
     return lambda: session.run(operation), model_builder.count_multiply_adds(forward)
 
 
-def _step_of_frozen(hparams, directory):
+def _step_of_frozen(hparams, directory, device):
     """A function that runs one batch of the frozen graph; no multiply-adds, they are eval's."""
     graph_def = serving.freeze(random_checkpoint(hparams, directory), hparams)
-    return step_of_frozen_graph(graph_def, random_images(hparams)), None
+    return step_of_frozen_graph(graph_def, random_images(hparams), device), None
 
 
 def random_checkpoint(hparams, directory):
@@ -199,30 +233,43 @@ def random_images(hparams):
     return np.random.RandomState(0).uniform(-1, 1, shape).astype(np.float32)
 
 
-def step_of_frozen_graph(graph_def, images):
+def step_of_frozen_graph(graph_def, images, device=None):
     """A function that runs a frozen graph on a batch."""
     allocator.keep_large_buffers()
     with tf.Graph().as_default() as graph:
         tf.import_graph_def(graph_def, name="")
-        session = tf.Session(graph=graph, config=Cpu().session_config())
+        session = tf.Session(graph=graph, config=(device or Cpu()).session_config())
         feed = {f"{serving.FROZEN_INPUT}:0": images}
         operation = graph.get_operation_by_name(serving.FROZEN_OUTPUT)
     return lambda: session.run(operation, feed)
 
 
-def matrix_product(hparams, directory):
-    """A function that multiplies two large matrices, with its multiply-adds."""
-    values = tf.random_uniform([PEAK_SIZE, PEAK_SIZE])
+def matrix_product(hparams, directory, device=None):
+    """A function that multiplies two large matrices, which are larger on a GPU; multiply-adds."""
+    size = 2048 if device is None or device.name == "cpu" else 8192
+    values = tf.random_uniform([size, size])
     a, b = tf.Variable(values, use_resource=True), tf.Variable(values, use_resource=True)
     product = tf.group(tf.matmul(a, b))
-    session = tf.Session(config=Cpu().session_config())
+    session = tf.Session(config=(device or Cpu()).session_config())
     session.run(tf.global_variables_initializer())
-    return lambda: session.run(product), PEAK_SIZE**3
+    return lambda: session.run(product), size**3
 
 
+def _gpu(**options):
+    return lambda: choosing.choose("gpu", Options(**options))
+
+
+# What --devices names: the CPU, or what a GPU computes in, with or without XLA.
+DEVICES = {
+    "cpu": Cpu,
+    "float32": _gpu(precision_mode="force_fp32"),
+    "mixed": _gpu(),
+    "float32+xla": _gpu(precision_mode="force_fp32", xla=True),
+    "mixed+xla": _gpu(xla=True),
+}
 _STEPS = {
-    "train": lambda *args: step_of_mode(*args, "train"),
-    "eval": lambda *args: step_of_mode(*args, "eval"),
+    "train": lambda *args: step_of_mode(*args[:2], "train", *args[2:]),
+    "eval": lambda *args: step_of_mode(*args[:2], "eval", *args[2:]),
     "frozen": _step_of_frozen,
     "peak": matrix_product,
 }
@@ -243,9 +290,9 @@ def compare(configuration, arguments):
     """Lets all parts and runtimes take turns: a list of rows of figures."""
     commands = {(name, "train"): command for name, command in arguments.beside.items()}
     for parts in (arguments.parts, ["peak"]):
-        for runtime, python in arguments.runtimes.items():
+        for runtime, command in arguments.runtimes.items():
             for part in parts:
-                commands[runtime, part] = [python, os.path.abspath(__file__), f"--worker={part}"]
+                commands[runtime, part] = [*command, f"--worker={part}"]
     figures = {}
     with turns.workers() as workers:
         for (runtime, part), command in commands.items():  # One after another: starts are timed.
@@ -276,8 +323,14 @@ def _rows(configuration, figures):
         seconds = np.array(row["seconds"])
         multiply_adds = next(f["multiply_adds"] for f in figures.values() if f["multiply_adds"])
         work_of_step = 2 * _PASSES[part] * multiply_adds * configuration["batch_size"]
-        products = [f["seconds"] for (_, name), f in figures.items() if name == "peak"]
-        peak = 2 * PEAK_SIZE**3 / np.min(products, axis=0)
+        peak = 2 * np.max(
+            [
+                f["multiply_adds"] / np.array(f["seconds"])
+                for (_, name), f in figures.items()
+                if name == "peak"
+            ],
+            axis=0,
+        )
         ratios = {"runtime": np.array(baselines[part]) / seconds}
         if part == "frozen" and (runtime, "eval") in figures:
             ratios["eval"] = np.array(figures[runtime, "eval"]["seconds"]) / seconds

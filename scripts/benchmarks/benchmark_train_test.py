@@ -112,3 +112,18 @@ def test_worker_that_fails_says_why():
 )
 def test_arguments_that_are_wrong(argument, message):
     assert message in _run(argument, status=2).err
+
+
+def test_each_runtime_on_each_device():
+    def names(*arguments):
+        return list(benchmark_train.parse_arguments(arguments).runtimes)
+
+    assert names() == ["this"]
+    assert names("--devices=mixed") == ["this"]
+    assert names("--devices=cpu,mixed+xla") == ["cpu", "mixed+xla"]
+    runtimes = [f"--runtime={name}={sys.executable}" for name in "ab"]
+    assert names(*runtimes, "--devices=float32,mixed") == [
+        *("a float32", "a mixed", "b float32", "b mixed")
+    ]
+    with pytest.raises(SystemExit):
+        names("--devices=cpu,tpu")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Callable, Dict, Iterator, List
+from typing import Callable, Dict, Iterator, List, Optional
 
 
 class Worker:
@@ -66,13 +66,15 @@ class Worker:
         self._errors.close()
 
 
-def serve(step: Callable[[], object], **facts):
+def serve(step: Callable[[], object], memory: Optional[Callable[[], float]] = None, **facts):
     """What a worker does: answers with `facts`, then takes turns, of as many steps as a line says.
 
     Args:
         step: what is measured.
+        memory: the most memory so far, in MB; None for that of this process.
         facts: the first answer, which also has `first_step`: seconds from the worker's start.
     """
+    memory = memory or peak_memory
     step()
     first_step = time.time() - float(os.environ["BENCHMARK_STARTED"])
     step()  # Allocations are settled after two.
@@ -82,7 +84,7 @@ def serve(step: Callable[[], object], **facts):
         for _ in range(int(line)):
             step()
         seconds = (time.perf_counter() - started) / int(line)
-        print(json.dumps({"seconds": seconds, "memory_mb": peak_memory()}), flush=True)
+        print(json.dumps({"seconds": seconds, "memory_mb": memory()}), flush=True)
 
 
 @contextlib.contextmanager
