@@ -4,6 +4,7 @@ import contextlib
 import gc
 import logging
 import os
+import re
 import signal
 import sys
 from typing import List, Optional, Sequence
@@ -58,7 +59,20 @@ def exiting_with_a_sentence(program: str, model_dir: Optional[str] = None):
         tf.logging.warning("%s The same command goes on from there.", error)
         sys.exit(interruption.EXIT_STATUS)
     except (OSError, ValueError, tf.errors.OpError) as error:
-        explanation = storage.explain(error, model_dir)
+        explanation = _out_of_memory(error) or storage.explain(error, model_dir)
         if not explanation:
             raise
         sys.exit(f"{program}: {explanation}")
+
+
+def _out_of_memory(error: Exception) -> Optional[str]:
+    """Explains an error in a sentence if a device had no memory left; otherwise returns None."""
+    found = re.search(
+        r"OOM when allocating (tensor with shape\S+).* on \S*/device:(\w+:\d+)", str(error)
+    )
+    if not (found and isinstance(error, tf.errors.ResourceExhaustedError)):
+        return None
+    return (
+        f"{found[2]} has no memory left for a {found[1]}. Use a smaller --train_batch_size, or "
+        "--eval_batch_size where that fails, and see that no other program uses the device."
+    )

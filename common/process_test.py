@@ -3,6 +3,7 @@
 import pytest
 
 from common import process
+from common.runtime import tf
 
 
 def test_flag_file_that_is_not_text(tmp_path):
@@ -24,3 +25,13 @@ def test_ctrl_c_is_no_traceback(capsys):
         raise KeyboardInterrupt
     assert ended.value.code == 130
     assert capsys.readouterr().err == "a.py: interrupted.\n"
+
+
+@pytest.mark.parametrize("model_dir", [None, "/"])
+def test_too_large_for_the_device(graph, model_dir):
+    with pytest.raises(SystemExit) as ended, tf.Session() as session:
+        with process.exiting_with_a_sentence("/x/a.py", model_dir):
+            session.run(tf.fill([10**6, 10**7], tf.placeholder_with_default(1.0, [])))
+    assert ended.value.code.startswith(
+        "a.py: CPU:0 has no memory left for a tensor with shape[1000000,10000000]. Use a smaller"
+    )
