@@ -24,6 +24,7 @@ same cores, with the best of the runtimes: what a perfect program would.
 """
 
 import argparse
+import functools
 import json
 import os
 import shlex
@@ -41,12 +42,10 @@ import serving
 from common import files
 from common.arguments import integer
 from common.data import allocator
-from common.devices import choosing
 from common.devices.cpu import Cpu, CpuSession
-from common.devices.options import Options
 from common.hparams import HParams
 from common.runtime import tf
-from scripts.benchmarks import turns
+from scripts.benchmarks import devices, turns
 
 PARTS = ("train", "eval", "frozen")
 # Multiply-adds of a training step beside those of the forward pass: gradients of inputs and of
@@ -57,7 +56,7 @@ _PASSES = {"train": 3, "eval": 1, "frozen": 1}
 def main(argv=None):
     arguments = parse_arguments(argv)
     if arguments.worker:
-        work(arguments.worker, HParams(**arguments.hparams), arguments.device)
+        work(arguments.worker, HParams(**arguments.hparams), devices.make(arguments.device))
         return
     rows = []
     try:
@@ -103,9 +102,9 @@ def parse_arguments(argv):
     parser.add_argument(
         "--devices",
         default="cpu",
-        type=_devices,
+        type=devices.parse,
         metavar="DEVICE[,DEVICE...]",
-        help=f"of {', '.join(DEVICES)}; the precisions are a GPU's",
+        help=f"of {', '.join(devices.NAMES)}; the precisions are a GPU's",
     )
     parser.add_argument(
         "--beside",
@@ -118,7 +117,7 @@ def parse_arguments(argv):
     parser.add_argument("--plot", help="PNG file: images/s over batch sizes; needs matplotlib")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--hparams", type=json.loads, help=argparse.SUPPRESS)
-    parser.add_argument("--device", default="cpu", choices=DEVICES, help=argparse.SUPPRESS)
+    parser.add_argument("--device", default="cpu", choices=devices.NAMES, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     arguments.parts = arguments.parts.split(",")
     if not set(arguments.parts) <= set(PARTS):
@@ -135,25 +134,18 @@ def parse_arguments(argv):
     return arguments
 
 
-def _commands(runtimes, devices):
+def _commands(runtimes, device_names):
     """{name: command} for each runtime, this one if there is none, on each device."""
     commands = {}
     for runtime, python in (runtimes or {"": sys.executable}).items():
-        for device in devices:
-            name = f"{runtime} {device if len(devices) > 1 else ''}".strip() or "this"
+        for device in device_names:
+            name = f"{runtime} {device if len(device_names) > 1 else ''}".strip() or "this"
             commands[name] = [python, os.path.abspath(__file__), f"--device={device}"]
     return commands
 
 
 def _numbers(text):
     return [int(number) for number in text.split(",")]
-
-
-def _devices(text):
-    names = text.split(",")
-    if not set(names) <= set(DEVICES):
-        raise argparse.ArgumentTypeError(f"expected some of {', '.join(DEVICES)}")
-    return names
 
 
 def configurations(arguments):
@@ -175,14 +167,9 @@ def configurations(arguments):
 def work(part, hparams, device):
     """A worker: says how it is, then takes a turn of so many steps for each line of input."""
     with tempfile.TemporaryDirectory() as directory:
-        step, multiply_adds = _STEPS[part](hparams, directory, DEVICES[device]())
-        memory = turns.peak_memory if device == "cpu" else _gpu_memory
+        step, multiply_adds = _STEPS[part](hparams, directory, device)
+        memory = functools.partial(devices.peak_memory, device)
         turns.serve(step, memory, multiply_adds=multiply_adds)
-
-
-def _gpu_memory():
-    """The most that this process had on the GPU so far, in MB."""
-    return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20
 
 
 def step_of_mode(hparams, directory, mode, device=None):
@@ -255,18 +242,6 @@ def matrix_product(hparams, directory, device=None):
     return lambda: session.run(product), size**3
 
 
-def _gpu(**options):
-    return lambda: choosing.choose("gpu", Options(**options))
-
-
-# What --devices names: the CPU, or what a GPU computes in, with or without XLA.
-DEVICES = {
-    "cpu": Cpu,
-    "float32": _gpu(precision_mode="force_fp32"),
-    "mixed": _gpu(),
-    "float32+xla": _gpu(precision_mode="force_fp32", xla=True),
-    "mixed+xla": _gpu(xla=True),
-}
 _STEPS = {
     "train": lambda *args: step_of_mode(*args[:2], "train", *args[2:]),
     "eval": lambda *args: step_of_mode(*args[:2], "eval", *args[2:]),
