@@ -5,7 +5,7 @@ import math
 import os
 import re
 import sys
-from typing import Callable
+from typing import Callable, List, Sequence
 
 from common import files, places
 
@@ -38,6 +38,23 @@ def integer(low: int, high: float = math.inf) -> Callable[[str], int]:
         if not re.fullmatch(r"-?\d+", text) or not low <= int(text) <= high:
             raise argparse.ArgumentTypeError(f"{text}: expected an integer {legal}")
         return int(text)
+
+    return parse
+
+
+def integers(low: int) -> Callable[[str], List[int]]:
+    """A type of arguments: integers of at least low, with commas between them."""
+    number = integer(low)
+    return lambda text: [number(part) for part in text.split(",")]
+
+
+def some_of(names: Sequence[str]) -> Callable[[str], List[str]]:
+    """A type of arguments: some of the names, with commas between them."""
+
+    def parse(text: str) -> List[str]:
+        if not set(text.split(",")) <= set(names):
+            raise argparse.ArgumentTypeError(f"{text}: expected some of {', '.join(names)}")
+        return text.split(",")
 
     return parse
 

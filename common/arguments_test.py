@@ -1,8 +1,10 @@
 """Tests of the scripts' command lines."""
 
+import argparse
+
 import pytest
 
-from common.arguments import Parser, integer
+from common.arguments import Parser, integer, integers, some_of
 
 
 @pytest.fixture
@@ -48,3 +50,11 @@ def test_wrong_flags_end_the_program_with_one_sentence(flags, message, parser, c
         parser.parse_args(flags)
     assert ended.value.code == f"program.py: {message}; see --help."
     assert not capsys.readouterr().err
+
+
+def test_lists():
+    assert integers(1)("8,16") == [8, 16]
+    assert some_of(["a", "b"])("b") == ["b"]
+    for parse, text in ((integers(1), "8,0"), (integers(1), "8,"), (some_of("ab"), "a,c")):
+        with pytest.raises(argparse.ArgumentTypeError, match="expected"):
+            parse(text)

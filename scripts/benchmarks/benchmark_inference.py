@@ -32,7 +32,7 @@ import tqdm
 
 import serving
 from common import files
-from common.arguments import integer
+from common.arguments import integer, integers
 from common.devices.cpu import Cpu
 from common.runtime import tf
 from scripts.benchmarks import benchmark_train, turns
@@ -63,7 +63,7 @@ def parse_arguments(argv):
     parser.add_argument(
         "--batch_sizes",
         default=[1, 8],
-        type=lambda text: [int(number) for number in text.split(",")],
+        type=integers(1),
         metavar="N[,N...]",
         help="images a step",
     )

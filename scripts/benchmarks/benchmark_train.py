@@ -40,7 +40,7 @@ import amoeba_net_model
 import model_builder
 import serving
 from common import files
-from common.arguments import integer
+from common.arguments import integer, integers, some_of
 from common.data import allocator
 from common.devices.cpu import Cpu, CpuSession
 from common.hparams import HParams
@@ -86,14 +86,20 @@ def add_network(parser: argparse.ArgumentParser):
 def parse_arguments(argv):
     default = amoeba_net_model.default_hparams()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    numbers = {"type": _numbers, "metavar": "N[,N...]"}
+    numbers = {"type": integers(1), "metavar": "N[,N...]"}
     parser.add_argument("--batch_sizes", default="8", help="images a step", **numbers)
     parser.add_argument("--num_cells", default=[default.num_cells], help="normal cells", **numbers)
     parser.add_argument(
         "--filters", default=[default.reduction_size], help="reduction_size", **numbers
     )
     parser.add_argument("--image_size", default=default.image_size, type=integer(1), help="pixels")
-    parser.add_argument("--parts", default=",".join(PARTS), help="of train, eval, frozen")
+    parser.add_argument(
+        "--parts",
+        default=list(PARTS),
+        type=some_of(PARTS),
+        metavar="PART[,PART...]",
+        help=f"of {', '.join(PARTS)}",
+    )
     parser.add_argument("--turns", default=5, type=integer(1), help="turns each process takes")
     parser.add_argument("--steps", default=3, type=integer(1), help="steps of a turn")
     parser.add_argument(
@@ -102,7 +108,7 @@ def parse_arguments(argv):
     parser.add_argument(
         "--devices",
         default="cpu",
-        type=devices.parse,
+        type=some_of(devices.NAMES),
         metavar="DEVICE[,DEVICE...]",
         help=f"of {', '.join(devices.NAMES)}; the precisions are a GPU's",
     )
@@ -119,9 +125,6 @@ def parse_arguments(argv):
     parser.add_argument("--hparams", type=json.loads, help=argparse.SUPPRESS)
     parser.add_argument("--device", default="cpu", choices=devices.NAMES, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    arguments.parts = arguments.parts.split(",")
-    if not set(arguments.parts) <= set(PARTS):
-        parser.error(f"--parts: expected some of {', '.join(PARTS)}")
     runtimes = dict(text.partition("=")[::2] for text in arguments.runtime or [])
     arguments.beside = {
         name: shlex.split(command)
@@ -142,10 +145,6 @@ def _commands(runtimes, device_names):
             name = f"{runtime} {device if len(device_names) > 1 else ''}".strip() or "this"
             commands[name] = [python, os.path.abspath(__file__), f"--device={device}"]
     return commands
-
-
-def _numbers(text):
-    return [int(number) for number in text.split(",")]
 
 
 def configurations(arguments):

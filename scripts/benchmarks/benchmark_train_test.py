@@ -107,7 +107,7 @@ def test_worker_that_fails_says_why():
     [
         ("--parts=train,test", "expected some of train, eval, frozen"),
         ("--runtime=mkl=/no/python", "expected NAME=PYTHON"),
-        ("--batch_sizes=many", "invalid _numbers value"),
+        ("--batch_sizes=8,0", "0: expected an integer of at least 1"),
     ],
 )
 def test_arguments_that_are_wrong(argument, message):

@@ -1,8 +1,5 @@
 """The devices that benchmarks compare: the CPU, and the precisions of a GPU."""
 
-import argparse
-from typing import List
-
 from common.devices import choosing
 from common.devices.cpu import Cpu
 from common.devices.device import Device
@@ -22,14 +19,6 @@ NAMES = ("cpu", *_OPTIONS)
 def make(name: str) -> Device:
     """The device of a name; raises UserError if there is no GPU."""
     return Cpu() if name == "cpu" else choosing.choose("gpu", _OPTIONS[name])
-
-
-def parse(text: str) -> List[str]:
-    """An argument's names, with commas between them."""
-    names = text.split(",")
-    if not set(names) <= set(NAMES):
-        raise argparse.ArgumentTypeError(f"expected some of {', '.join(NAMES)}")
-    return names
 
 
 def peak_memory(device: Device) -> float:
