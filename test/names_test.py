@@ -160,6 +160,18 @@ def test_report_shows_names_and_runs_none_of_them(trained):
     assert record["metrics"]["images"] == len(_CLASSES)
 
 
+def test_evaluation_alone(trained):
+    directories = {"model_dir": trained("two words"), "report_dir": trained(f"alone {_PATTERN}")}
+    best = trained("model", "best")
+    arguments = _model_flags(trained, checkpoint_path=best, **directories)
+    trained.run("amoeba_net.py", "--mode=eval", *arguments)
+    (record,) = results.evaluations(trained("two words"))
+    (trainings,) = results.evaluations(trained("model"))
+    assert record["metrics"] == pytest.approx(trainings["metrics"], rel=1e-5)
+    with open(trained(f"alone {_PATTERN}", "report.html"), encoding="utf-8") as file:
+        assert "&lt;script&gt;alert(1)" in file.read()
+
+
 def test_comparison_of_runs(trained):
     os.symlink(trained("model"), trained("=1+1 $x^$"))
     table, picture = trained(f"runs {_PATTERN}.csv"), trained(f"{'x' * 251}.png")
