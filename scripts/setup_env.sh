@@ -115,6 +115,16 @@ is_kept() {
   [[ -z ${PYTHON:-} || $(version_of "$venv/bin/python") == $(version_of "$PYTHON") ]]
 }
 
+# Checks that what is installed there can be run: extension modules cannot, where programs cannot.
+check_runs() {
+  local probe=$venv/.probe
+  echo '#!/bin/sh' >"$probe"
+  chmod +x "$probe"
+  "$probe" 2>/dev/null || fail "$venv is on a file system that runs no programs (noexec):" \
+    "make the environment elsewhere, with VENV=/another/directory."
+  rm "$probe"
+}
+
 main() {
   check
   local python packages wanted
@@ -131,6 +141,7 @@ main() {
   [[ $gpu == 1 ]] && packages+=("tensorflow[and-cuda]==2.15.1")
   wanted=$(cat "$root"/requirements-{common,constraints}.txt "${packages[1]}" | cksum)${packages[2]:-}
   [[ $(cat "$venv/.requirements" 2>/dev/null) == "$wanted" ]] && return
+  check_runs
   echo "Installing ${packages[1]##*/} into $venv (about a minute, about 2 GB)"
   "$venv/bin/python" -m pip install --disable-pip-version-check -q "${packages[@]}"
   echo "$wanted" >"$venv/.requirements"

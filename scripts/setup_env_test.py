@@ -18,13 +18,18 @@ case "$1 $2" in
 esac
 """
 
+_TOOLS = (
+    *("bash", "cat", "chmod", "cksum", "cp", "dirname", "flock", "mkdir", "rm", "sh", "touch"),
+    "uname",
+)
+
 
 @pytest.fixture
 def set_up(tmp_path):
     """Runs the set-up with these minor versions of Python 3 on PATH; returns what it did."""
     tools = tmp_path / "tools"
     tools.mkdir()
-    for name in ("bash", "sh", "cat", "cksum", "cp", "dirname", "flock", "mkdir", "touch", "uname"):
+    for name in _TOOLS:
         os.symlink(shutil.which(name), str(tools / name))
     project = tmp_path / 'it\'s "the" $HOME *'
     os.makedirs(str(project / "scripts"))
@@ -88,6 +93,15 @@ def test_choosing_the_release_makes_another_environment(set_up):
     assert "Creating" not in set_up(7, 11).stdout  # Either release will do.
     assert "TensorFlow 2.15 on Python 3.11.1" in set_up(7, 11, RUNTIME="2.15").stdout
     assert "Python 3.10.1" in set_up(7, 10, 11, PYTHON=set_up.python(10)).stdout
+
+
+def test_file_system_that_runs_no_programs(set_up, tmp_path):
+    chmod = tmp_path / "tools" / "chmod"  # Where it does nothing, the kernel refuses as there.
+    chmod.unlink()
+    os.symlink(shutil.which("true"), str(chmod))
+    done = set_up(11)
+    assert done.returncode == 1 and "runs no programs (noexec): make the" in done.stderr
+    assert not (tmp_path / "installed").exists()
 
 
 def test_gpu_installs_cudas_libraries(set_up):
