@@ -25,6 +25,7 @@ def check(path: str):
 
     Raises:
         ValueError: says what is wrong with its index.
+        tf.errors.OpError: the index, or a data file that it names, cannot be read.
     """
     index = f"{path}.index"
     if not tf.io.gfile.exists(index):

@@ -45,7 +45,7 @@ def checkpoints(directory: str) -> Target:
         files.write_bytes(f"{prefix}.index", data)
         try:
             index.check(prefix)
-        except ValueError:
+        except (ValueError, tf.errors.OpError):
             _read(prefix)  # TensorFlow does not see it.
         else:
             in_child(lambda: _read(prefix))
