@@ -4,6 +4,8 @@ An index is a table, as LevelDB writes it, from names to protocol buffers. Tenso
 process if one of these is none, or reserves as much memory as a shape claims.
 """
 
+import itertools
+import operator
 import struct
 from typing import Dict, Iterator, List, Optional, Tuple
 
@@ -15,6 +17,7 @@ from common.runtime import tf
 
 _FOOTER_BYTES, _MAGIC = 48, struct.pack("<Q", 0xDB4775248B80FB57)
 _REFERENCES = 100  # Types of variables themselves, from here on.
+_DIMENSIONS = 254  # TensorFlow's most.
 
 
 def check(path: str):
@@ -35,26 +38,27 @@ def check(path: str):
         entries = list(_entries(data))
         (header,) = (BundleHeaderProto.FromString(value) for key, value in entries if not key)
         entries = [(key, BundleEntryProto.FromString(value)) for key, value in entries if key]
+        if any(entry.slices for _, entry in entries):
+            raise ValueError("it has variables in parts, and only whole ones are read")
+        entries = [(key.decode("utf-8"), entry) for key, entry in entries]
     except (DecodeError, IndexError, ValueError, struct.error) as error:
         raise ValueError(f"{index}: {error or type(error).__name__}") from error
     sizes = {}
     for key, entry in entries:
         problem = _shape_problem(entry) or _data_problem(entry, header.num_shards, path, sizes)
         if problem:
-            raise ValueError(f"{index}: {key.decode('utf-8', 'replace')} has {problem}")
+            raise ValueError(f"{index}: {key} has {problem}")
 
 
 def _shape_problem(entry: BundleEntryProto) -> Optional[str]:
-    """What is wrong with an entry's shape, or the parts of it that other entries have, or None."""
+    """What is wrong with an entry's shape, or None."""
     dims = [dim.size for dim in entry.shape.dim]
-    if entry.shape.unknown_rank or min(dims, default=0) < 0:
+    if len(dims) > _DIMENSIONS:
+        return f"{len(dims)} dimensions"
+    # TensorFlow multiplies from the left, even if a 0 follows.
+    most = max(itertools.accumulate(dims, operator.mul), default=0)
+    if entry.shape.unknown_rank or min(dims, default=0) < 0 or most >= 2**63:
         return f"shape {dims}"
-    for part in entry.slices:
-        extents = [(e.start, e.length or dim) for e, dim in zip(part.extent, dims)]
-        if len(part.extent) != len(dims) or not all(
-            0 <= start <= start + length <= dim for (start, length), dim in zip(extents, dims)
-        ):
-            return f"a part {extents} of shape {dims}"
     return None
 
 
@@ -62,8 +66,6 @@ def _data_problem(
     entry: BundleEntryProto, num_shards: int, path: str, sizes: Dict[int, int]
 ) -> Optional[str]:
     """What is wrong with the place of an entry's data, or None. sizes: of data files."""
-    if entry.slices:
-        return None  # The entries of the parts have the data.
     if not 0 <= entry.shard_id < num_shards:
         return f"its data in file {entry.shard_id} of {num_shards}"
     elements = 1
