@@ -17,7 +17,7 @@ from common.checkpoints.index import read_varint
 from common.errors import UserError
 from common.runtime import tf
 from scripts.faults.fuzz_input import damaged
-from scripts.faults.fuzzing.target import NUMBERS, Target
+from scripts.faults.fuzzing.target import NUMBERS, Target, end_hangs
 
 _FOOTER_BYTES, _MAGIC = 48, struct.pack("<Q", 0xDB4775248B80FB57)
 
@@ -60,6 +60,8 @@ def _read(prefix: str):
         selection.resolve(os.path.dirname(prefix))
     except UserError:
         assert problem
+    with contextlib.suppress(UserError):
+        reading.variable_shapes(reading.open_checkpoint(prefix))
     with contextlib.suppress(*reading.UNREADABLE, UserError):
         reading.global_step(prefix)
 
@@ -69,6 +71,7 @@ def in_child(function):
     child = os.fork()
     if not child:
         try:
+            end_hangs()  # Its parent's timer is not inherited.
             function()
             os._exit(0)
         except BaseException as error:
