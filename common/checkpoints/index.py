@@ -7,7 +7,7 @@ process if one of these is none, or reserves as much memory as a shape claims.
 import itertools
 import operator
 import struct
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Dict, Iterator, Optional, Tuple
 
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf.tensor_bundle_pb2 import BundleEntryProto, BundleHeaderProto
@@ -35,19 +35,21 @@ def check(path: str):
         return  # TensorFlow says so, or it is a file of its first format.
     data = limits.read_bytes(index, limits.CHECKPOINT_INDEX_BYTES)
     try:
-        entries = list(_entries(data))
-        (header,) = (BundleHeaderProto.FromString(value) for key, value in entries if not key)
-        entries = [(key, BundleEntryProto.FromString(value)) for key, value in entries if key]
-        if any(entry.slices for _, entry in entries):
-            raise ValueError("it has variables in parts, and only whole ones are read")
-        entries = [(key.decode("utf-8"), entry) for key, entry in entries]
+        entries = _entries(data)
+        key, value = next(entries, (None, b""))
+        if key != b"":
+            raise ValueError("it does not begin with its header")
+        num_shards, sizes = BundleHeaderProto.FromString(value).num_shards, {}
+        for key, value in entries:
+            entry = BundleEntryProto.FromString(value)
+            if entry.slices or key.startswith(b"\0"):
+                raise ValueError("it has variables in parts, and only whole ones are read")
+            name = key.decode("utf-8")
+            problem = _shape_problem(entry) or _data_problem(entry, num_shards, path, sizes)
+            if problem:
+                raise ValueError(f"{name} has {problem}")
     except (DecodeError, IndexError, ValueError, struct.error) as error:
         raise ValueError(f"{index}: {error or type(error).__name__}") from error
-    sizes = {}
-    for key, entry in entries:
-        problem = _shape_problem(entry) or _data_problem(entry, header.num_shards, path, sizes)
-        if problem:
-            raise ValueError(f"{index}: {key} has {problem}")
 
 
 def _shape_problem(entry: BundleEntryProto) -> Optional[str]:
@@ -97,8 +99,15 @@ def _entries(data: bytes) -> Iterator[Tuple[bytes, bytes]]:
     offset = len(data) - _FOOTER_BYTES
     for _ in range(2):  # A block without meaning here.
         _, offset = read_varint(data, offset)
-    for _, handle in _block(data, *_handle(data, offset)):
-        yield from _block(data, *_handle(handle, 0))
+    end, most = 0, limits.CHECKPOINT_INDEX_BYTES
+    for _, handle in _block(data, *_handle(data, offset), most):
+        start, size = _handle(handle, 0)
+        if start < end:
+            raise IndexError("its blocks overlap")
+        end = start + size
+        for key, value in _block(data, start, size, most):
+            most -= len(key)
+            yield key, value
 
 
 def _handle(data: bytes, offset: int) -> Tuple[int, int]:
@@ -107,7 +116,8 @@ def _handle(data: bytes, offset: int) -> Tuple[int, int]:
     return start, read_varint(data, offset)[0]
 
 
-def _block(data: bytes, start: int, size: int) -> List[Tuple[bytes, bytes]]:
+def _block(data: bytes, start: int, size: int, most: int) -> Iterator[Tuple[bytes, bytes]]:
+    """(key, value) of a block. most: how many bytes the keys may have, which share their starts."""
     block = data[start : start + size]
     if data[start + size] != 0:
         raise IndexError("it is compressed")
@@ -115,7 +125,7 @@ def _block(data: bytes, start: int, size: int) -> List[Tuple[bytes, bytes]]:
     end, offset, key = size - 4 - 4 * restarts, 0, b""
     if end < 0:
         raise IndexError("a block is too short")
-    entries, starts = [], {0}
+    starts = {0}
     while offset < end:
         start = offset
         shared, offset = read_varint(block, offset)
@@ -125,11 +135,13 @@ def _block(data: bytes, start: int, size: int) -> List[Tuple[bytes, bytes]]:
             starts.add(start)
         key = key[:shared] + block[offset : offset + others]
         offset += others + length
-        entries.append((key, block[offset - length : offset]))
+        most -= len(key)
+        if most < 0:
+            raise IndexError("its names are too long")
+        yield key, block[offset - length : offset]
     # From where one reads instead of from the start.
     if offset != end or not starts.issuperset(struct.unpack_from(f"<{restarts}I", block, end)):
         raise IndexError("a block has no order")
-    return entries
 
 
 def read_varint(data: bytes, offset: int) -> Tuple[int, int]:

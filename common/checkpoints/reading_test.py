@@ -98,6 +98,21 @@ def test_index_with_a_name_that_is_no_text(model_dir):
         reading.open_checkpoint(checkpoint_path(model_dir, 30))
 
 
+def test_small_index_that_becomes_large_in_memory(model_dir, monkeypatch):
+    path = checkpoint_file(model_dir, 30, "index")
+    with open(path, "rb") as file:
+        entries = checkpoints.entries_of(file.read())
+    monkeypatch.setattr(limits, "CHECKPOINT_INDEX_BYTES", 1 << 20)
+    growing = [(b"x" * i, entries[-1][1]) for i in range(1, 3000)]
+    for table, message in (
+        (checkpoints.table(entries, times=2), "its blocks overlap"),
+        (checkpoints.table([entries[0], *growing]), "its names are too long"),
+    ):
+        files.write_bytes(path, table)
+        with pytest.raises(UserError, match=message):
+            reading.open_checkpoint(checkpoint_path(model_dir, 30))
+
+
 def test_an_index_that_cannot_be_read_counts_as_damaged(model_dir, monkeypatch):
     read_bytes = limits.read_bytes
 
