@@ -89,6 +89,15 @@ def test_index_that_tensorflow_does_not_survive(model_dir, kind):
         reading.open_checkpoint(checkpoint_path(model_dir, 30))
 
 
+def test_a_global_step_is_an_integer(tmp_path):
+    with tf.Graph().as_default(), CpuSession() as session:
+        step = tf.Variable([1j], name="global_step")
+        session.run(step.initializer)
+        path = tf.train.Saver().save(session, str(tmp_path / "model.ckpt"))
+    with pytest.raises(UserError, match="its global_step is no integer"):
+        reading.global_step(path)
+
+
 def test_index_with_a_name_that_is_no_text(model_dir):
     path = checkpoint_file(model_dir, 30, "index")
     with open(path, "rb") as file:
