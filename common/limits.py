@@ -19,6 +19,8 @@ MEBIBYTE = 1 << 20
 # TensorFlow decodes less than 2**29 bytes, three a pixel; Pillow by default refuses more than that.
 IMAGE_PIXELS = (1 << 29) // 3
 IMAGE_BYTES = 256 * MEBIBYTE
+# Of the library that reads and writes JPEG; for images that are converted to it.
+JPEG_SIDE = 65_500
 # Decoding a progressive JPEG takes a pass over all of it for each scan; encoders make about ten.
 JPEG_SCANS = 100
 # The first picture of a GIF, which is all that is decoded, has to end within these.

@@ -4,8 +4,10 @@ An index is a table, as LevelDB writes it, from names to protocol buffers. Tenso
 process if one of these is none, or reserves as much memory as a shape claims.
 """
 
+import itertools
+import operator
 import struct
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Dict, Iterator, Optional, Tuple
 
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf.tensor_bundle_pb2 import BundleEntryProto, BundleHeaderProto
@@ -15,6 +17,7 @@ from common.runtime import tf
 
 _FOOTER_BYTES, _MAGIC = 48, struct.pack("<Q", 0xDB4775248B80FB57)
 _REFERENCES = 100  # Types of variables themselves, from here on.
+_DIMENSIONS = 254  # TensorFlow's most.
 
 
 def check(path: str):
@@ -32,29 +35,32 @@ def check(path: str):
         return  # TensorFlow says so, or it is a file of its first format.
     data = limits.read_bytes(index, limits.CHECKPOINT_INDEX_BYTES)
     try:
-        entries = list(_entries(data))
-        (header,) = (BundleHeaderProto.FromString(value) for key, value in entries if not key)
-        entries = [(key, BundleEntryProto.FromString(value)) for key, value in entries if key]
+        entries = _entries(data)
+        key, value = next(entries, (None, b""))
+        if key != b"":
+            raise ValueError("it does not begin with its header")
+        num_shards, sizes = BundleHeaderProto.FromString(value).num_shards, {}
+        for key, value in entries:
+            entry = BundleEntryProto.FromString(value)
+            if entry.slices or key.startswith(b"\0"):
+                raise ValueError("it has variables in parts, and only whole ones are read")
+            name = key.decode("utf-8")
+            problem = _shape_problem(entry) or _data_problem(entry, num_shards, path, sizes)
+            if problem:
+                raise ValueError(f"{name} has {problem}")
     except (DecodeError, IndexError, ValueError, struct.error) as error:
         raise ValueError(f"{index}: {error or type(error).__name__}") from error
-    sizes = {}
-    for key, entry in entries:
-        problem = _shape_problem(entry) or _data_problem(entry, header.num_shards, path, sizes)
-        if problem:
-            raise ValueError(f"{index}: {key.decode('utf-8', 'replace')} has {problem}")
 
 
 def _shape_problem(entry: BundleEntryProto) -> Optional[str]:
-    """What is wrong with an entry's shape, or the parts of it that other entries have, or None."""
+    """What is wrong with an entry's shape, or None."""
     dims = [dim.size for dim in entry.shape.dim]
-    if entry.shape.unknown_rank or min(dims, default=0) < 0:
+    if len(dims) > _DIMENSIONS:
+        return f"{len(dims)} dimensions"
+    # TensorFlow multiplies from the left, even if a 0 follows.
+    most = max(itertools.accumulate(dims, operator.mul), default=0)
+    if entry.shape.unknown_rank or min(dims, default=0) < 0 or most >= 2**63:
         return f"shape {dims}"
-    for part in entry.slices:
-        extents = [(e.start, e.length or dim) for e, dim in zip(part.extent, dims)]
-        if len(part.extent) != len(dims) or not all(
-            0 <= start <= start + length <= dim for (start, length), dim in zip(extents, dims)
-        ):
-            return f"a part {extents} of shape {dims}"
     return None
 
 
@@ -62,8 +68,6 @@ def _data_problem(
     entry: BundleEntryProto, num_shards: int, path: str, sizes: Dict[int, int]
 ) -> Optional[str]:
     """What is wrong with the place of an entry's data, or None. sizes: of data files."""
-    if entry.slices:
-        return None  # The entries of the parts have the data.
     if not 0 <= entry.shard_id < num_shards:
         return f"its data in file {entry.shard_id} of {num_shards}"
     elements = 1
@@ -95,8 +99,15 @@ def _entries(data: bytes) -> Iterator[Tuple[bytes, bytes]]:
     offset = len(data) - _FOOTER_BYTES
     for _ in range(2):  # A block without meaning here.
         _, offset = read_varint(data, offset)
-    for _, handle in _block(data, *_handle(data, offset)):
-        yield from _block(data, *_handle(handle, 0))
+    end, most = 0, limits.CHECKPOINT_INDEX_BYTES
+    for _, handle in _block(data, *_handle(data, offset), most):
+        start, size = _handle(handle, 0)
+        if start < end:
+            raise IndexError("its blocks overlap")
+        end = start + size
+        for key, value in _block(data, start, size, most):
+            most -= len(key)
+            yield key, value
 
 
 def _handle(data: bytes, offset: int) -> Tuple[int, int]:
@@ -105,7 +116,8 @@ def _handle(data: bytes, offset: int) -> Tuple[int, int]:
     return start, read_varint(data, offset)[0]
 
 
-def _block(data: bytes, start: int, size: int) -> List[Tuple[bytes, bytes]]:
+def _block(data: bytes, start: int, size: int, most: int) -> Iterator[Tuple[bytes, bytes]]:
+    """(key, value) of a block. most: how many bytes the keys may have, which share their starts."""
     block = data[start : start + size]
     if data[start + size] != 0:
         raise IndexError("it is compressed")
@@ -113,7 +125,7 @@ def _block(data: bytes, start: int, size: int) -> List[Tuple[bytes, bytes]]:
     end, offset, key = size - 4 - 4 * restarts, 0, b""
     if end < 0:
         raise IndexError("a block is too short")
-    entries, starts = [], {0}
+    starts = {0}
     while offset < end:
         start = offset
         shared, offset = read_varint(block, offset)
@@ -123,11 +135,13 @@ def _block(data: bytes, start: int, size: int) -> List[Tuple[bytes, bytes]]:
             starts.add(start)
         key = key[:shared] + block[offset : offset + others]
         offset += others + length
-        entries.append((key, block[offset - length : offset]))
+        most -= len(key)
+        if most < 0:
+            raise IndexError("its names are too long")
+        yield key, block[offset - length : offset]
     # From where one reads instead of from the start.
     if offset != end or not starts.issuperset(struct.unpack_from(f"<{restarts}I", block, end)):
         raise IndexError("a block has no order")
-    return entries
 
 
 def read_varint(data: bytes, offset: int) -> Tuple[int, int]:

@@ -6,6 +6,8 @@ import os
 import re
 from typing import Callable, Dict, List, Optional, Tuple
 
+import numpy as np
+
 from common import files, runtime
 from common.checkpoints import index
 from common.errors import UserError
@@ -49,7 +51,12 @@ def variable_shapes(reader) -> Dict[str, List[int]]:
 
 def global_step(path: str) -> int:
     """Returns the global step at which a checkpoint was written."""
-    return int(open_checkpoint(path).get_tensor(tf.GraphKeys.GLOBAL_STEP))
+    step = np.asarray(open_checkpoint(path).get_tensor(tf.GraphKeys.GLOBAL_STEP))
+    if step.shape or step.dtype.kind != "i":
+        raise UserError(
+            f"The checkpoint {path} is damaged: its global_step is no integer. Take another one."
+        )
+    return int(step)
 
 
 def average_name(name: str) -> str:

@@ -56,6 +56,7 @@ def test_restoring_says_whether_the_file_or_the_network_is_wrong(model_dir, cut,
     assert str(error.value).startswith(f"The checkpoint {path} {message}")
 
 
+_PART = {"extent": [{"start": 0, "length": 9}]}
 # What TensorFlow ends the process for, or reserves memory for.
 BAD_ENTRIES = {
     "no protocol buffer": (b"\xff", "Error parsing message|DecodeError"),
@@ -65,6 +66,9 @@ BAD_ENTRIES = {
     "other place": (_entry(offset=1 << 50), "weights has 4000 bytes at 1125899906842624 of"),
     "other file": (_entry(shard_id=7), "weights has its data in file 7 of 1"),
     "unknown type": (_entry(dtype=77), "weights has type 77"),
+    "too many dimensions": (_entry(dims=[1] * 255), "weights has 255 dimensions"),
+    "overflow before a 0": (_entry(dims=[1 << 62, 2, 0]), r"weights has shape \[46116"),
+    "a part twice": (_entry(slices=[_PART] * 2), "it has variables in parts"),
 }
 
 
@@ -83,6 +87,39 @@ def test_index_that_tensorflow_does_not_survive(model_dir, kind):
     assert selection.latest(model_dir) == checkpoint_path(model_dir, 20)
     with pytest.raises(UserError, match=message):
         reading.open_checkpoint(checkpoint_path(model_dir, 30))
+
+
+def test_a_global_step_is_an_integer(tmp_path):
+    with tf.Graph().as_default(), CpuSession() as session:
+        step = tf.Variable([1j], name="global_step")
+        session.run(step.initializer)
+        path = tf.train.Saver().save(session, str(tmp_path / "model.ckpt"))
+    with pytest.raises(UserError, match="its global_step is no integer"):
+        reading.global_step(path)
+
+
+def test_index_with_a_name_that_is_no_text(model_dir):
+    path = checkpoint_file(model_dir, 30, "index")
+    with open(path, "rb") as file:
+        *entries, (_, weights) = checkpoints.entries_of(file.read())
+    files.write_bytes(path, checkpoints.table([*entries, (b"\xff", weights)]))
+    with pytest.raises(UserError, match="can't decode byte 0xff"):
+        reading.open_checkpoint(checkpoint_path(model_dir, 30))
+
+
+def test_small_index_that_becomes_large_in_memory(model_dir, monkeypatch):
+    path = checkpoint_file(model_dir, 30, "index")
+    with open(path, "rb") as file:
+        entries = checkpoints.entries_of(file.read())
+    monkeypatch.setattr(limits, "CHECKPOINT_INDEX_BYTES", 1 << 20)
+    growing = [(b"x" * i, entries[-1][1]) for i in range(1, 3000)]
+    for table, message in (
+        (checkpoints.table(entries, times=2), "its blocks overlap"),
+        (checkpoints.table([entries[0], *growing]), "its names are too long"),
+    ):
+        files.write_bytes(path, table)
+        with pytest.raises(UserError, match=message):
+            reading.open_checkpoint(checkpoint_path(model_dir, 30))
 
 
 def test_an_index_that_cannot_be_read_counts_as_damaged(model_dir, monkeypatch):

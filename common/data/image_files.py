@@ -37,6 +37,7 @@ def to_jpeg(encoded):
     check_scans(encoded)
     try:
         with PilImage.open(io.BytesIO(encoded), formats=FORMATS) as image:
+            _check_sides(image)
             _check_tiles(image)
             image.load()
             # A phone's MPO is a JPEG with further pictures behind it.
@@ -59,6 +60,15 @@ def check_scans(encoded):
     scans = encoded.count(SCAN) if encoded.startswith(b"\xff\xd8") else 0
     if scans > limits.JPEG_SCANS:
         raise ValueError(f"it has {scans} scans, and at most {limits.JPEG_SCANS} are decoded")
+
+
+def _check_sides(image):
+    """Raises ValueError for an image that no JPEG can hold, before it is decoded for nothing."""
+    if max(image.size) > limits.JPEG_SIDE:
+        width, height = image.size
+        raise ValueError(
+            f"it has {width} x {height} pixels, and a JPEG has at most {limits.JPEG_SIDE} a side"
+        )
 
 
 def _check_tiles(image):

@@ -125,8 +125,9 @@ class TestHostile:
                 "decompression bomb",
             ),
             (b"P6 99999 99999 255 \0", "decompression bomb"),
+            (b"P5 65501 1 255 \0", "65501 x 1 pixels, and a JPEG has at most 65500 a side"),
         ],
-        ids=["scans", "tiles", "EPS", "PCX", "BMP", "GIF", "PPM"],
+        ids=["scans", "tiles", "EPS", "PCX", "BMP", "GIF", "PPM", "side"],
     )
     def test_refused(self, encoded, reason):
         with pytest.raises(ValueError, match=reason):

@@ -29,7 +29,8 @@ _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 # Headers of times, owners and attributes, as far as they say nothing else.
 _EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE)
 _EXTENDED_BYTES = limits.MEBIBYTE
-_CHANGES_MEMBER = re.compile(rb"(?:^|\n)\d+ (path|size|linkpath|GNU\.sparse\.[^=\n]*)=")
+# Anywhere: a record starts where the one before says that it ends, be that a line's end or not.
+_CHANGES_MEMBER = re.compile(rb"\d (path|size|linkpath|GNU\.sparse\.[^=\n]*)=")
 
 
 class Member(NamedTuple):
@@ -112,7 +113,8 @@ def _check_extended(file, name, header, offset):
     if header.size > _EXTENDED_BYTES:
         raise UserError(f"{name} is damaged: it has an extended header of {header.size} bytes.")
     file.seek(offset)
-    found = _CHANGES_MEMBER.search(file.read(header.size))
+    # Some readers go on behind the header's end, to that of its last block.
+    found = _CHANGES_MEMBER.search(file.read(-(-header.size // _BLOCK) * _BLOCK))
     if found:
         raise UserError(
             f"{name} has an extended header with {found.group(1).decode('ascii', 'replace')}; make "

@@ -104,6 +104,11 @@ HOSTILE = [
     (_pax(b"path=../y") + _FILE + _END, "extended header with path"),
     (_pax(b"mtime=1.5", b"size=10000000000") + _FILE + _END, "extended header with size"),
     (_pax(b"GNU.sparse.map=0,1") + _FILE + _END, r"extended header with GNU\.sparse\.map"),
+    (
+        _header("p", 20, tarfile.XHDTYPE) + _padded(b"11 mtime=1X9 size=5\n") + _FILE,
+        "header with size",
+    ),
+    (_header("p", 12, tarfile.XHDTYPE) + _padded(b"12 mtime=15\n9 size=5\n") + _FILE, "with size"),
     (_header("p", 2**21, tarfile.XHDTYPE) + bytes(2**21), "extended header of 2097152 bytes"),
 ]
 

@@ -4,18 +4,22 @@
     python scripts/faults/fuzz.py --target=tar --seconds=60 --seed=1
 
 It needs atheris: pip install atheris==3.0.0, on Python 3.11 or later. The targets are in fuzzing/.
-Any error but a UserError, a hang of ten seconds, or more than --memory MiB end the program, and the
-input is kept as a file in --corpus or in the current directory. Such a file, or any other, is tried
-alone with --input=FILE, which does not need atheris.
+Any error but a UserError, a hang, or more than --memory MiB end the program, and the input is kept
+as a file in --corpus or in the current directory. A hang is a minute of the processor's time, or an
+hour by the clock. Such a file, or any other, is tried alone with --input=FILE, which does not need
+atheris.
 
 It prints the number of inputs, the coverage (branches of Python code that were reached), and the
 corpus (inputs that reached something new).
 """
 
 import argparse
+import ctypes
+import faulthandler
 import glob
 import os
 import random
+import signal
 import sys
 import tempfile
 
@@ -24,7 +28,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # Of the code whose branches count; TensorFlow's Python is the same for all inputs.
 _INSTRUMENTED = ("PIL", "common", "imagenet_records", "prediction", "scripts")
-_HANG_SECONDS = 10
+# By the clock. Short alarms would be false where the process is stopped, and could come while
+# Python ends after an error: the process would then die before the fuzzer writes the input.
+_ALARM_SECONDS = 3600
 _LONGEST_INPUT = 1 << 20
 
 
@@ -65,6 +71,7 @@ def fuzz(arguments, directory: str):
         from PIL import Image
 
         from scripts.faults import fuzzing
+        from scripts.faults.fuzzing.target import end_hangs
 
         Image.init()  # Imports what reads the formats.
 
@@ -76,6 +83,10 @@ def fuzz(arguments, directory: str):
         with open(os.path.join(corpus, f"seed_{number:03d}"), "wb") as file:
             file.write(seed)
     print(f"{arguments.target}: {len(glob.glob(f'{corpus}/seed_*'))} seeds.", flush=True)
+
+    def run(data: bytes):
+        end_hangs()
+        target.run(data)
 
     def mutate(data: bytes, max_size: int, seed: int) -> bytes:
         rng = random.Random(seed)
@@ -90,15 +101,24 @@ def fuzz(arguments, directory: str):
     options = {
         "max_total_time": arguments.seconds,
         "seed": arguments.seed,
-        "timeout": _HANG_SECONDS,
+        "timeout": _ALARM_SECONDS,
         "rss_limit_mb": arguments.memory,
         "max_len": _LONGEST_INPUT,
         "print_final_stats": 1,
         "artifact_prefix": os.path.join(arguments.corpus or ".", ""),
     }
     flags = [f"-{name}={value}" for name, value in options.items()]
-    atheris.Setup([sys.argv[0], *flags, corpus], target.run, custom_mutator=mutate)
+    atheris.Setup([sys.argv[0], *flags, corpus], run, custom_mutator=mutate)
+    _make_hangs_crashes()
     atheris.Fuzz()
+
+
+def _make_hangs_crashes():
+    """SIGPROF prints where Python is, and aborts, for which the fuzzer keeps the input."""
+    libc = ctypes.CDLL(None)
+    # Not signal.signal: Python's handlers wait until the code that hangs returns to Python.
+    libc.signal(signal.SIGPROF, ctypes.cast(libc.abort, ctypes.c_void_p))
+    faulthandler.register(signal.SIGPROF, chain=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from common.checkpoints.index import read_varint
 from common.errors import UserError
 from common.runtime import tf
 from scripts.faults.fuzz_input import damaged
-from scripts.faults.fuzzing.target import NUMBERS, Target
+from scripts.faults.fuzzing.target import NUMBERS, Target, end_hangs
 
 _FOOTER_BYTES, _MAGIC = 48, struct.pack("<Q", 0xDB4775248B80FB57)
 
@@ -60,6 +60,8 @@ def _read(prefix: str):
         selection.resolve(os.path.dirname(prefix))
     except UserError:
         assert problem
+    with contextlib.suppress(UserError):
+        reading.variable_shapes(reading.open_checkpoint(prefix))
     with contextlib.suppress(*reading.UNREADABLE, UserError):
         reading.global_step(prefix)
 
@@ -69,6 +71,7 @@ def in_child(function):
     child = os.fork()
     if not child:
         try:
+            end_hangs()  # Its parent's timer is not inherited.
             function()
             os._exit(0)
         except BaseException as error:
@@ -92,7 +95,7 @@ def _mutate(rng: random.Random, data: bytes) -> bytes:
         entries[i : i + 1] = rng.choice([[], [entries[i]] * 2, [rng.choice(entries)]])
     else:
         entries[i] = key, (_mutate_entry if key else _mutate_header)(rng, value)
-    return table(entries)
+    return table(entries, rng.choice([1] * 9 + [2]))
 
 
 def _mutate_header(rng: random.Random, value: bytes) -> bytes:
@@ -142,21 +145,24 @@ def _mutate_entry(rng: random.Random, value: bytes) -> bytes:
 # The table of an index, as LevelDB writes it -----------------------------------------------------
 
 
-def table(entries: Entries) -> bytes:
-    """A table of one block of entries."""
+def table(entries: Entries, times: int = 1) -> bytes:
+    """A table of one block of entries, which its index names so many times."""
     data = _block(entries)
     meta = _block([])
     last = entries[-1][0] + b"\xff" if entries else b"\xff"
     handles = [_handle(0, data), _handle(len(data), meta)]
-    index = _block([(last, handles[0])])
+    index = _block([(last, handles[0])] * times)
     footer = handles[1] + _handle(len(data) + len(meta), index)
     return data + meta + index + footer.ljust(_FOOTER_BYTES - 8, b"\0") + _MAGIC
 
 
 def _block(entries: Entries) -> bytes:
-    data = b"".join(
-        _varint(0) + _varint(len(key)) + _varint(len(value)) + key + value for key, value in entries
-    )
+    data, last = b"", b""
+    for key, value in entries:
+        shared = len(last) if key.startswith(last) else 0
+        data += _varint(shared) + _varint(len(key) - shared) + _varint(len(value))
+        data += key[shared:] + value
+        last = key
     data += struct.pack("<II", 0, 1) + b"\0"  # One restart, at 0; not compressed.
     return data + struct.pack("<I", masked_crc32c(data))
 
