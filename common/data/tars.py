@@ -29,8 +29,9 @@ _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 # Headers of times, owners and attributes, as far as they say nothing else.
 _EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE)
 _EXTENDED_BYTES = limits.MEBIBYTE
-# Anywhere: a record starts where the one before says that it ends, be that a line's end or not.
-_CHANGES_MEMBER = re.compile(rb"\d (path|size|linkpath|GNU\.sparse\.[^=\n]*)=")
+# Length, keyword and value.
+_RECORD = re.compile(rb"(\d{1,7}) ([^=\n]+)=")
+_CHANGES_MEMBER = re.compile(rb"path|size|linkpath|GNU\.sparse\..*")
 
 
 class Member(NamedTuple):
@@ -113,10 +114,21 @@ def _check_extended(file, name, header, offset):
     if header.size > _EXTENDED_BYTES:
         raise UserError(f"{name} is damaged: it has an extended header of {header.size} bytes.")
     file.seek(offset)
-    # Some readers go on behind the header's end, to that of its last block.
-    found = _CHANGES_MEMBER.search(file.read(-(-header.size // _BLOCK) * _BLOCK))
-    if found:
+    data = file.read(-(-header.size // _BLOCK) * _BLOCK)
+    start = 0
+    while start < header.size:
+        record = _RECORD.match(data, start)
+        end = start + int(record.group(1)) if record else 0
+        if not record or not record.end() < end <= header.size or data[end - 1 : end] != b"\n":
+            raise UserError(f"{name} is damaged: it has an extended header that is none.")
+        if _CHANGES_MEMBER.fullmatch(record.group(2)):
+            raise UserError(
+                f"{name} has an extended header with {record.group(2).decode('ascii', 'replace')}; "
+                "make it anew with tar --format=ustar."
+            )
+        start = end
+    # Some readers go on there.
+    if any(data[start:]):
         raise UserError(
-            f"{name} has an extended header with {found.group(1).decode('ascii', 'replace')}; make "
-            "it anew with tar --format=ustar."
+            f"{name} is damaged: it has an extended header that goes on behind its end."
         )

@@ -37,8 +37,12 @@ def _padded(data):
 
 def _pax(*pairs):
     """An extended header with these keywords and values."""
-    records = b"".join(b"%d %b" % (len(pair) + 3, pair + b"\n") for pair in pairs)
-    return _header("PaxHeader", len(records), tarfile.XHDTYPE) + _padded(records)
+    return _extended(b"".join(b"%d %b\n" % (len(pair) + 4, pair) for pair in pairs))
+
+
+def _extended(records, size=None):
+    """An extended header whose own header gives a size, by default that of these records."""
+    return _header("PaxHeader", size or len(records), tarfile.XHDTYPE) + _padded(records)
 
 
 _FILE = _header(size=3) + _padded(b"abc")
@@ -104,11 +108,10 @@ HOSTILE = [
     (_pax(b"path=../y") + _FILE + _END, "extended header with path"),
     (_pax(b"mtime=1.5", b"size=10000000000") + _FILE + _END, "extended header with size"),
     (_pax(b"GNU.sparse.map=0,1") + _FILE + _END, r"extended header with GNU\.sparse\.map"),
-    (
-        _header("p", 20, tarfile.XHDTYPE) + _padded(b"11 mtime=1X9 size=5\n") + _FILE,
-        "header with size",
-    ),
-    (_header("p", 12, tarfile.XHDTYPE) + _padded(b"12 mtime=15\n9 size=5\n") + _FILE, "with size"),
+    (_extended(b"11 mtime=1X9 size=5\n") + _FILE + _END, "an extended header that is none"),
+    (_extended(b"0 mtime=15\n") + _FILE + _END, "an extended header that is none"),
+    (_extended(b"99 mtime=15\n") + _FILE + _END, "an extended header that is none"),
+    (_extended(b"12 mtime=15\n9 size=5\n", 12) + _FILE + _END, "goes on behind its end"),
     (_header("p", 2**21, tarfile.XHDTYPE) + bytes(2**21), "extended header of 2097152 bytes"),
 ]
 

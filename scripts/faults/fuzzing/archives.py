@@ -65,7 +65,7 @@ def _mutate_tar(rng: random.Random, data: bytes) -> bytes:
         del blocks[rng.randrange(len(blocks)) :]
     elif kind == 3:
         blocks[i] = _random_header(rng)
-        blocks.insert(i + 1, damaged(rng, b"30 mtime=1.5\n9 size=5\n").ljust(512, b"\0")[:512])
+        blocks.insert(i + 1, damaged(rng, b"13 mtime=1.5\n9 size=5\n").ljust(512, b"\0")[:512])
     else:
         start, end = rng.choice(
             [(0, 100), (124, 136), (156, 157), (157, 257), (257, 265), (345, 500)]
@@ -89,7 +89,7 @@ def _mutate_tar(rng: random.Random, data: bytes) -> bytes:
 def _random_header(rng: random.Random) -> bytes:
     member = tarfile.TarInfo(rng.choice(["../x", "/x", "x" * 99, "x/", ""]))
     member.type = bytes([rng.choice(b"0123456gxLKS")])
-    member.size = rng.choice([0, 512, 30, 1 << 30])
+    member.size = rng.choice([0, 512, 13, 22, 1 << 30])
     return member.tobuf(tarfile.USTAR_FORMAT)[:512]
 
 
