@@ -109,7 +109,12 @@ def main(argv=None):
 
 def parse_arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[0])
-    parser.add_argument("--output", default="output/hosts", help="where to write (output/hosts)")
+    parser.add_argument(
+        "--output",
+        default=os.path.abspath("output/hosts"),
+        type=os.path.abspath,  # What enters a host's name space starts at the root.
+        help="where to write (output/hosts)",
+    )
     parser.add_argument(
         "--hosts", type=integer(1), default=2, choices=[2, 3], help="number of hosts that train (2)"
     )
