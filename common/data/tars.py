@@ -80,7 +80,7 @@ def _walk(file: BinaryIO, name: str, start: int, end: int) -> Iterator[Member]:
             raise UserError(f"{name} is damaged: {header.name!r} has {header.size} bytes.")
         # Only files and extended headers have data, whatever their size says.
         has_data = header.type in _FILES or header.type in _EXTENDED
-        offset = data + (-(-header.size // _BLOCK) * _BLOCK if has_data else 0)
+        offset = data + (_in_blocks(header.size) if has_data else 0)
         if has_data and data + header.size > end:
             raise UserError(f"{name} is incomplete: it ends within {header.name!r}.")
         if header.type in _FILES:
@@ -110,11 +110,16 @@ def _read_header(file, name, start, offset, end) -> Optional[tarfile.TarInfo]:
         raise UserError(f"{name} is {what}, at byte {offset - start}: {error}.") from error
 
 
+def _in_blocks(size: int) -> int:
+    """Bytes of the whole blocks that so many bytes take."""
+    return -(-size // _BLOCK) * _BLOCK
+
+
 def _check_extended(file, name, header, offset):
     if header.size > _EXTENDED_BYTES:
         raise UserError(f"{name} is damaged: it has an extended header of {header.size} bytes.")
     file.seek(offset)
-    data = file.read(-(-header.size // _BLOCK) * _BLOCK)
+    data = file.read(_in_blocks(header.size))
     start = 0
     while start < header.size:
         record = _RECORD.match(data, start)

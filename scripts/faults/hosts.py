@@ -111,7 +111,7 @@ def parse_arguments(argv):
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[0])
     parser.add_argument(
         "--output",
-        default=os.path.abspath("output/hosts"),
+        default="output/hosts",
         type=os.path.abspath,  # What enters a host's name space starts at the root.
         help="where to write (output/hosts)",
     )
