@@ -224,6 +224,9 @@ def test_regular_expression_that_finds_nothing_to_train():
         _train_spec(_hparams(trainable_variables="head/"))
 
 
+_trained = pytest.mark.xdist_group("averages")  # One training for all tests of it.
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A model directory with checkpoints of steps 0, 2 and 4, and its Estimator."""
@@ -242,6 +245,7 @@ def trained(tmp_path_factory):
     return hparams, model_dir, estimator, input_fn
 
 
+@_trained
 def test_evaluation_uses_the_averages_of_the_checkpoint_at_hand(trained):
     _, model_dir, estimator, input_fn = trained
     answers = {}
@@ -271,6 +275,7 @@ def test_evaluation_uses_the_averages_of_the_checkpoint_at_hand(trained):
     )
 
 
+@_trained
 def test_load_ema_hook_loads_the_averages(trained):
     _, model_dir, _, _ = trained
     average = tf.train.load_checkpoint(model_dir).get_tensor(
@@ -284,6 +289,7 @@ def test_load_ema_hook_loads_the_averages(trained):
             np.testing.assert_array_equal(session.run(weights), average)
 
 
+@_trained
 def test_checkpoint_of_another_network_stops_training_and_prediction(trained):
     _, model_dir, _, input_fn = trained
     other = _hparams(stem_reduction_size=8)

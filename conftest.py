@@ -25,6 +25,12 @@ def pytest_configure(config):
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Slow ones first: at the end, all processes have something to do."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture
 def log(monkeypatch, caplog):
     """What is logged, as pytest's `caplog`; TensorFlow's logger keeps it from that."""

@@ -70,7 +70,7 @@ def _run(directory, mode, release, path=PATH, **values):
     return [arguments["mode"] for name, arguments in calls if name == "model_fn"]
 
 
-@pytest.mark.xdist_group("npu_runs")
+@pytest.mark.slow
 def test_program_trains_evaluates_predicts_exports_and_resumes(tmp_path):
     """Each mode with another release of the adapter; graphs are big, so no mode with all."""
     directory = str(tmp_path)

@@ -21,7 +21,7 @@ from common.hooks import interruption
 from common.runtime import tf
 from scripts import launch_local
 
-_IMAGES = 32
+_IMAGES = 30
 _FIRST_STEP = 7  # Of the checkpoint that all trainings go on from.
 _STEPS = 6
 _SMALL = {**helpers.TINY, "num_label_classes": 11}
@@ -111,7 +111,7 @@ def setting(tmp_path_factory):
     (directory / "program.py").write_text(textwrap.dedent(_PROGRAM).format(root=helpers.ROOT))
     images, labels = helpers.digits_and_photos()
     examples = helpers.image_examples(images[:_IMAGES], labels)
-    for split, shards in (("train", 3), ("validation", 1)):  # 3: files that do not divide.
+    for split, shards in (("train", 5), ("validation", 1)):  # 5: files that do not divide.
         helpers.write_shards(directory / "data", split, helpers.deal(examples, shards))
     helpers.write_random_checkpoint(helpers.tiny_hparams(**_SMALL), str(directory / "start"))
     return directory
@@ -157,13 +157,13 @@ def two(setting):
 
 
 @pytest.fixture(scope="module")
-def four(setting):
-    return _train(setting, "four", 4, "--mode=train", "--gradient_clipping_by_global_norm=1e6")
+def three(setting):
+    return _train(setting, "three", 3, "--mode=train", "--gradient_clipping_by_global_norm=1e6")
 
 
-def test_replicas_hold_identical_weights_and_learn_what_one_process_does(alone, two, four):
+def test_replicas_hold_identical_weights_and_learn_what_one_process_does(alone, two, three):
     _, (single,), _ = alone
-    for _, kept, _ in (two, four):
+    for _, kept, _ in (two, three):
         for other in kept[1:]:
             for name, value in kept[0].items():
                 np.testing.assert_array_equal(other[name], value, err_msg=name)
@@ -318,7 +318,7 @@ def test_other_flags_code_and_data_end_all_before_the_graph_is_built(setting, tm
             "amoeba_net.py: The processes differ: --lr is " + ", ".join(differ).format(0.05, 0.25)
             in log
         )
-        assert "; the training data is 3 files of " in log
+        assert "; the training data is 5 files of " in log
         assert re.search(
             r"; the code's checksum is (\w{12}) for worker 0 .*, (?!\1)\w{12} for", log
         )
@@ -334,10 +334,10 @@ def test_other_flags_code_and_data_end_all_before_the_graph_is_built(setting, tm
             "TF_CONFIG: worker 0 and worker 1 have the same address",
         ),
         (
-            '{"cluster": {"worker": ["127.0.0.1:%(port)d", "b:1", "c:1"]}, '
+            '{"cluster": {"worker": ["127.0.0.1:%(port)d", "b:1", "c:1", "d:1"]}, '
             '"task": {"type": "worker"}}',
             [],
-            "--train_batch_size=32 is not a multiple of the 3 devices",
+            "--train_batch_size=30 is not a multiple of the 4 devices",
         ),
         (
             '{"cluster": {"worker": ["127.0.0.1:%(port)d", "127.0.0.1:1"]}, '
@@ -399,6 +399,13 @@ def test_launcher_starts_again_only_what_may_end_well(
     assert found == status
     assert f"worker 1 ended with status {failure}: that is why" in output
     assert ("starting all processes again" in output) == (status == 0)
+
+
+@pytest.mark.parametrize("flag", ["--workers=0", "--max_restarts=-1"])
+def test_launcher_says_what_a_number_must_be(flag, capsys):
+    with pytest.raises(SystemExit):
+        launch_local.main([flag])
+    assert f"{flag}: expected" in capsys.readouterr().err
 
 
 def test_launcher_knows_the_status_of_processes_that_can_be_started_again():

@@ -28,6 +28,9 @@ from common.data import tfrecords
 from common.errors import UserError
 from scripts import build_tfrecords, check_data, compare_runs, demo, extract_images, fine_tune
 
+# The programs whose files are looked at in the end run in one process.
+pytestmark = pytest.mark.xdist_group("names")
+
 # Those of folders, and the names of the classes that they become.
 _CLASSES = {
     **{n: n for n in ("two words", 'it\'s "one"', "<script>alert(1)<script>", "a,b;=1+1", "=1+1")},

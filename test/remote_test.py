@@ -29,6 +29,7 @@ def _arguments(**values):
     return flags({**TINY, **directories, **sizes, **images, "accelerator": "cpu", **values})
 
 
+@pytest.mark.slow
 def test_training_on_s3(s3, tmp_path, monkeypatch):
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)  # Before TensorFlow asks anybody else.

@@ -27,7 +27,7 @@ def _last(pattern, text):
     return re.findall(pattern, text)[-1]
 
 
-@pytest.mark.xdist_group("train_scripts")
+@pytest.mark.slow
 def test_scripts_end_to_end(tmp_path):
     """One as the ModelZoo's harness runs it, on the NPU's stand-in; one edited, on the CPU."""
     copy = Copy(tmp_path / "repository")

@@ -11,6 +11,7 @@ from scripts.benchmarks import benchmark_inference
 _run = functools.partial(run, "scripts/benchmarks/benchmark_inference.py")
 
 
+@pytest.mark.slow
 def test_figures_of_every_part(tmp_path):
     path = str(tmp_path / "result.json")
     done = _run(

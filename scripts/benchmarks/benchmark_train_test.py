@@ -25,6 +25,7 @@ for line in sys.stdin:
 _run = functools.partial(run, "scripts/benchmarks/benchmark_train.py")
 
 
+@pytest.mark.slow
 def test_figures_of_every_part(tmp_path):
     path = str(tmp_path / "result.json")
     done = _run(
@@ -82,6 +83,7 @@ def test_the_network_is_the_programs_default():
     assert different == {"train_batch_size", "eval_batch_size", "num_eval_images"}
 
 
+@pytest.mark.slow
 def test_another_program_takes_turns_and_is_the_baseline(tmp_path):
     program = tmp_path / "other.py"
     program.write_text(_OTHER_PROGRAM)
