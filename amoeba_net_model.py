@@ -135,7 +135,7 @@ class AmoebaNetEstimatorModel:
     """The model function and what it shares between modes.
 
     Args:
-        hparams: see `build_hparams`.
+        hparams: see `default_hparams`.
         model_dir: where checkpoints are; a resumed training is checked against the latest.
         device: the device to train on; None for TensorFlow's own.
         explains: whether predictions have `activation_maps.explanation` as well.
@@ -348,7 +348,7 @@ def eval_loss(hparams: HParams, logits, labels) -> tf.Tensor:
     The Estimator averages the losses of batches, of which the last may hold fewer images.
     """
     losses = tf.losses.softmax_cross_entropy(
-        tf.one_hot(legal(labels), hparams.num_label_classes),
+        tf.one_hot(legal(labels), logits.shape.as_list()[1]),
         logits,
         label_smoothing=hparams.label_smoothing,
         reduction=tf.losses.Reduction.NONE,

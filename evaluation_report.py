@@ -13,9 +13,9 @@ from PIL import Image
 import activation_maps
 import amoeba_net_model
 from common import curves, files
-from common.data.class_names import class_names
+from common.data import image_files
 from common.hparams import HParams
-from common.report import heat, page, statistics
+from common.report import heat, statistics
 from common.report.accumulate import Accumulator, Batch, Source
 from common.runtime import tf
 from imagenet_input import PADDING_LABEL, InputPipeline
@@ -24,16 +24,6 @@ PAGE = "report.html"
 FIGURES = "report.json"
 # Width and height of a picture.
 _THUMBNAIL = 160
-
-
-def requested(
-    directory: Optional[str], data_dir: Optional[str], hparams: HParams
-) -> Optional["EvaluationReport"]:
-    """The report that --report_dir asks for; None if it is not set."""
-    if not directory:
-        return None
-    names = class_names(data_dir, hparams.num_label_classes)
-    return EvaluationReport(directory, data_dir, hparams, names)
 
 
 class EvaluationReport:
@@ -128,6 +118,8 @@ class EvaluationReport:
             tf.logging.warning("The report could not be written: %s", error)
 
     def _write(self, record, model_dir):
+        from common.report import page  # Jinja2, which nothing else needs.
+
         command = " ".join(map(shlex.quote, sys.argv))
         about = {**record, "data_dir": self._data_dir, "command": command}
         figures = statistics.as_json(self.found, self._names, statistics.HUNDREDTHS)
@@ -173,7 +165,7 @@ def pictures(image: np.ndarray, maps: np.ndarray, is_mistake: bool) -> Tuple[byt
     shown = heat.to_image(image).resize([_THUMBNAIL] * 2, Image.BICUBIC)
     scale = float(maps.max())
     seen = [heat.heat(shown, one, scale) for one in (maps if is_mistake else maps[:1])]
-    return tuple(heat.to_jpeg(one) for one in (shown, *seen))
+    return tuple(image_files.encode_jpeg(one, quality=80) for one in (shown, *seen))
 
 
 def _write(path: str, text: str):

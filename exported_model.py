@@ -63,7 +63,7 @@ class ExportedModel:
                 key: graph.get_tensor_by_name(signature.outputs[key].name) for key in _OUTPUTS
             }
         except (OSError, ValueError, TypeError, KeyError, tf.errors.OpError) as error:
-            reason = runtime.error_message(error).splitlines()[0]
+            reason = runtime.first_line(error)
             raise UserError(f"{directory} cannot be loaded: {reason}") from error
 
     def explain(self, encoded: bytes) -> Explanation:
@@ -90,7 +90,7 @@ def find(directory: str) -> str:
         raise UserError(f"--saved_model={directory}: there is no such directory.")
     if _is_saved_model(directory):
         return directory
-    versions = [name for name in os.listdir(directory) if name.isdigit()]
+    versions = [name for name in os.listdir(directory) if name.isdecimal()]
     found = [v for v in versions if _is_saved_model(os.path.join(directory, v))]
     if not found:
         raise UserError(

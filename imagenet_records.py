@@ -122,7 +122,7 @@ class Checker:
             image_files.check_scans(images[0])
             self._session.run(self._pixels, {self._encoded: images[0]})
         except (ValueError, tf.errors.OpError) as error:
-            reason = runtime.error_message(error).splitlines()[0]
+            reason = runtime.first_line(error)
             return f"has an image ({_image_format(images[0])}) that cannot be decoded: {reason}"
         return "is not a tf.train.Example of one image and one label"
 

@@ -91,13 +91,8 @@ class Pictures:
         self._count += 1
         answers = [(self._names[c], p) for c, p in zip(answer.classes, answer.probabilities)]
         picture = explained.draw(heat.to_image(image), activation, answers)
-        name = explained.file_name(self._count, answer.path)
-        files.write_bytes(os.path.join(self._directory, name), heat.to_jpeg(picture, quality=90))
-
-
-def requested_pictures(directory: Optional[str], names: Sequence[str]) -> Optional[Pictures]:
-    """What --explain_dir asks for; None if it is not set."""
-    return Pictures(directory, names) if directory else None
+        path = os.path.join(self._directory, explained.file_name(self._count, answer.path))
+        files.write_bytes(path, image_files.encode_jpeg(picture, quality=90))
 
 
 def classify(
@@ -189,30 +184,22 @@ class ImageReader:
         """Raises UserError where the file is missing or no image; the message does not name it."""
         try:
             encoded = limits.read_bytes(path, limits.IMAGE_BYTES, name="it")
+            image_files.check_scans(encoded)
+            try:
+                return self._decode(encoded)
+            except tf.errors.OpError:
+                return self._decode(image_files.to_jpeg(encoded).encoded)
         except FileNotFoundError:
             raise UserError("there is no such file") from None
         except OSError as error:
             raise UserError(error.strerror) from error
-        except tf.errors.OpError as error:  # Of a URL.
-            raise UserError(runtime.error_message(error).splitlines()[0]) from error
-        try:
-            image_files.check_scans(encoded)
-            return self._decode(encoded)
-        except tf.errors.OpError:
-            return self._decode_with_pillow(encoded)
+        except tf.errors.OpError as error:
+            raise UserError(runtime.first_line(error)) from error
         except ValueError as error:
             raise UserError(str(error)) from error
 
     def _decode(self, encoded: bytes) -> np.ndarray:
         return self._session.run(self._image, {self._encoded: encoded})
-
-    def _decode_with_pillow(self, encoded: bytes) -> np.ndarray:
-        try:
-            return self._decode(image_files.to_jpeg(encoded).encoded)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        except tf.errors.OpError as error:
-            raise UserError(runtime.error_message(error).splitlines()[0]) from error
 
 
 # Output ------------------------------------------------------------------------------------------

@@ -188,7 +188,7 @@ def _check_export(run: RunOptions):
         raise UserError("--export_dir is missing: the directory to export the model to.")
     if run.export_dir and "onnx" in run.export_format:
         onnx_model.check_installed(f"--export_format={formats}")
-    if run.add_warmup_requests and not (run.export_dir and "saved_model" in formats):
+    if run.add_warmup_requests and not (run.export_dir and "saved_model" in run.export_format):
         raise UserError("--add_warmup_requests needs --export_dir and --export_format=saved_model.")
 
 
@@ -244,6 +244,12 @@ def _check_device(hparams: HParams, run: RunOptions, device: Device):
         )
     if not run.only_reads_checkpoint:
         _check_batch_size("eval_batch_size", hparams)
+        if hparams.eval_drop_remainder and not imagenet_input.num_eval_batches(hparams):
+            raise UserError(
+                f"--eval_drop_remainder leaves no batch: --num_eval_images="
+                f"{hparams.num_eval_images} is less than --eval_batch_size="
+                f"{hparams.eval_batch_size}."
+            )
     if not run.trains:
         return
     _check_batch_size("train_batch_size", hparams, devices)

@@ -146,6 +146,11 @@ def test_an_export_runs_on_the_cpu():
             "--init_checkpoint={tmp}: There is no checkpoint in {tmp}:",
         ),
         (["--init_checkpoint={tmp}/a"], "--init_checkpoint={tmp}/a: Cannot read a checkpoint"),
+        (
+            ["--mode=eval", "--eval_drop_remainder", "--num_eval_images=63"],
+            "--eval_drop_remainder leaves no batch: --num_eval_images=63 is less than "
+            "--eval_batch_size=64.",
+        ),
         (["--model_dir=/dev/null/m"], "--model_dir=/dev/null/m cannot be written to: "),
         (["--train_batch_size=1000000000"], "--train_batch_size=1000000000: the "),
         (["--mode=eval", "--eval_batch_size=1000000000"], "--eval_batch_size=1000000000: the "),

@@ -99,7 +99,12 @@ class Run:
             self.eval_hparams,
             sharding=device.sharding if self.shares else None,
         )
-        self.report = evaluation_report.requested(options.report_dir, options.data_dir, hparams)
+        self.report = None
+        if options.report_dir:
+            names = class_names(options.data_dir, hparams.num_label_classes)
+            self.report = evaluation_report.EvaluationReport(
+                options.report_dir, options.data_dir, hparams, names
+            )
         self.trainer, self.estimator = self.estimators()
         for name, value in hparams.values().items():
             tf.logging.info("%s = %s", name, value)
@@ -219,7 +224,8 @@ class Run:
         """Classifies the user's own images."""
         names = class_names(self.options.data_dir, self.hparams.num_label_classes)
         paths = prediction.find_images(self.options.image_paths)
-        pictures = prediction.requested_pictures(self.options.explain_dir, names)
+        explain_dir = self.options.explain_dir
+        pictures = prediction.Pictures(explain_dir, names) if explain_dir else None
         answers = []
         for answer in prediction.classify(
             self.estimator, self.checkpoint_to_read(), self.hparams, paths, pictures

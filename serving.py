@@ -122,7 +122,7 @@ def _write_saved_model(checkpoint, hparams, path, labels):
             "probabilities": outputs.pop("top_probabilities"),
             "maps": outputs.pop("maps"),
         }
-        add_asset(assets, tfrecords.LABELS, labels)
+        add_labels(assets, labels)
         builder = tf.saved_model.Builder(path)
         builder.add_meta_graph_and_variables(
             sess,
@@ -153,15 +153,10 @@ def _restored_predictions(checkpoint, hparams, images, sess, explains=False):
     return spec.predictions
 
 
-def add_asset(directory: str, name: str, lines: Sequence[str]):
-    """Adds a text file to the graph's assets; it must stay in `directory` until they are saved."""
-    path = os.path.join(directory, name)
-    files.write_text(path, _text(lines))
+def add_labels(directory: str, labels: Sequence[str]):
+    """Adds labels.txt to the graph's assets; it must stay in `directory` until they are saved."""
+    path = tfrecords.write_labels(directory, labels)
     tf.add_to_collection(tf.GraphKeys.ASSET_FILEPATHS, tf.constant(path, name="labels"))
-
-
-def _text(lines: Sequence[str]) -> str:
-    return "".join(f"{line}\n" for line in lines)
 
 
 # Frozen graph and ONNX ---------------------------------------------------------------------------
@@ -231,7 +226,7 @@ def export_onnx(checkpoint: str, hparams: HParams, export_dir: str, labels: Sequ
 def _write_labels_and_script(export_dir: str, labels: Sequence[str], name: str, **settings):
     """Writes labels.txt, and scripts/atc.sh as `name` with other settings at its beginning."""
     files.make_directory(export_dir)
-    files.write_text(os.path.join(export_dir, tfrecords.LABELS), _text(labels))
+    tfrecords.write_labels(export_dir, labels)
     with open(_ATC_TEMPLATE, encoding="utf-8") as file:
         script = file.read()
     for key, value in settings.items():

@@ -26,7 +26,6 @@ import serving
 import settings
 from common import files, process
 from common.checkpoints import reading, selection
-from common.data import tfrecords
 from common.data.class_names import class_names
 from common.devices.cpu import Cpu, CpuSession
 from common.devices.device import Device
@@ -158,7 +157,7 @@ def _build_module(hparams, num_classes, is_training, labels, assets):
     if is_training:
         model_builder.build_regularization_loss(hparams.weight_decay)
     if labels:
-        serving.add_asset(assets, tfrecords.LABELS, labels)
+        serving.add_labels(assets, labels)
     inputs = {"images": images}
     features = {**end_points, "default": end_points["global_pool"]}
     hub.add_signature("image_feature_vector", inputs, features)
@@ -212,7 +211,7 @@ def eval_from_hub(
     Args:
         module_path: directory of the module.
         input_fn: returns a dataset of (images in [0, 1], labels).
-        hparams: `num_eval_images`, `eval_batch_size`, and `num_label_classes` are used.
+        hparams: those of the evaluation and `label_smoothing` are used.
         device: the device to run on; None for the CPU.
 
     Returns:

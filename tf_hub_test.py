@@ -109,7 +109,7 @@ def test_eval_from_hub_equals_evaluation(tiny_model, modules):
     expected = tiny_model.evaluate()
     log = run(
         *["tf_hub.py", "--mode=eval", f"--export_dir={modules}"],
-        *[f"--data_dir={tiny_model.data_dir}", f"--num_label_classes={_CLASSES}"],
+        f"--data_dir={tiny_model.data_dir}",
         *[f"--num_eval_images={hparams.num_eval_images}", "--eval_batch_size=16"],
     ).log
     (line,) = [ln for ln in log.splitlines() if "Evaluation results: " in ln]

@@ -1,4 +1,4 @@
-"""What the model directories of several trainings tell about them."""
+"""Reads what the model directories of several trainings tell about them."""
 
 import itertools
 import os
@@ -41,7 +41,7 @@ def read(directories: Sequence[str]) -> List[ComparedRun]:
     """Reads runs, which may be given as directories of runs; each is read once.
 
     Raises:
-        UserError: a directory is none or has no run, or a results.json is damaged.
+        UserError: a path is no directory, or there is no run in it, or a results.json is damaged.
     """
     found = {}
     for directory in directories:
@@ -82,7 +82,7 @@ def _is_run(path: str) -> bool:
 
 def _natural_order(path: str) -> list:
     """A key that sorts seed_2 before seed_10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path)]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path)]
 
 
 def _read_run(directory: str, name: str) -> ComparedRun:

@@ -15,6 +15,7 @@ import sys
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from common import files
+from common.arguments import output_file
 from common.errors import UserError
 from common.runtime import tf
 
@@ -174,7 +175,9 @@ def read_scalars(directory: str) -> Dict[str, List[Tuple[int, float]]]:
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model_dir", required=True, help="directory of the training")
-    parser.add_argument("--output", help=f"default: {FILE_NAME} in the model directory")
+    parser.add_argument(
+        "--output", type=output_file, help=f"default: {FILE_NAME} in the model directory"
+    )
     arguments = parser.parse_args(argv)
     try:
         print(draw(arguments.model_dir, arguments.output))

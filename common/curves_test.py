@@ -55,8 +55,11 @@ def test_curves_of_a_resumed_run(events):
     assert not list(events.glob("*tmp*"))
 
 
-def test_a_picture_that_cannot_be_drawn_is_no_error(tmp_path, log):
+def test_a_picture_that_cannot_be_drawn_is_no_error(tmp_path, log, capsys):
     curves.draw_or_warn(str(tmp_path))
     assert "The curves could not be drawn: The event files in" in log.text
     with pytest.raises(SystemExit, match="tell of no loss and no accuracy"):
         curves.main([f"--model_dir={tmp_path}"])
+    with pytest.raises(SystemExit):
+        curves.main([f"--model_dir={tmp_path}", "--output=/absent/curves.png"])
+    assert "expected a file in a directory that exists" in capsys.readouterr().err

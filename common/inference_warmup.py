@@ -1,6 +1,5 @@
 """Warm-up requests, which TensorFlow Serving sends to a model before it serves others."""
 
-import io
 import os
 from typing import Optional, Sequence
 
@@ -9,6 +8,7 @@ from PIL import Image
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from common import files
+from common.data import image_files
 from common.errors import UserError
 from common.runtime import tf
 
@@ -58,9 +58,7 @@ def write_warmup_requests(
 
 def _noise_jpeg(random: np.random.RandomState, size: int) -> bytes:
     pixels = random.randint(0, 256, (size, size, 3)).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG")
-    return buffer.getvalue()
+    return image_files.encode_jpeg(Image.fromarray(pixels), quality=75)
 
 
 def _prediction_log(model_name: str, images: Sequence[bytes]) -> prediction_log_pb2.PredictionLog:

@@ -62,6 +62,11 @@ def error_message(error: Exception) -> str:
     return message.strip()
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what an error says; its type if it says nothing."""
+    return (error_message(error).splitlines() or [type(error).__name__])[0]
+
+
 def bytes_at(string: tf.Tensor, position, length: int) -> tf.Tensor:
     """A part of a string, which may be too short to have it.
 

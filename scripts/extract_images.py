@@ -13,7 +13,7 @@ import itertools
 import os
 import re
 import sys
-from typing import Iterator, List, Mapping, Sequence
+from typing import Iterator, List, Sequence, Tuple
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -36,22 +36,14 @@ def extract_images(data_dir: str, output_dir: str, split: str, count: int) -> in
     """
     names = folder_names(tfrecords.read_labels(data_dir) or [])
     written = 0
-    for number, features in enumerate(itertools.islice(read_features(data_dir, split), count)):
-        labels = features["image/class/label"].int64_list.value
-        images = features["image/encoded"].bytes_list.value
-        if len(labels) != 1 or len(images) != 1:
-            raise UserError(
-                f"{data_dir}: record {number} of {split} has {len(labels)} labels and "
-                f"{len(images)} images: see scripts/check_data.py."
-            )
-        label = labels[0]
+    images = itertools.islice(read_images(data_dir, split), count)
+    for number, (encoded, label) in enumerate(images):
         if names and not 0 <= label < len(names):
             raise UserError(
                 f"{data_dir}: image {number} of {split} has label {label}, and "
                 f"{tfrecords.LABELS} names {len(names)} classes: see scripts/check_data.py."
             )
         name = names[label] if names else f"class_{label}"
-        encoded = images[0]
         suffix = "png" if encoded.startswith(b"\x89PNG") else "jpg"
         os.makedirs(os.path.join(output_dir, name), exist_ok=True)
         with open(os.path.join(output_dir, name, f"{number:06d}.{suffix}"), "wb") as f:
@@ -67,21 +59,33 @@ def folder_names(names: Sequence[str]) -> List[str]:
     """
     found = []
     for label, name in enumerate(names):
-        name = re.sub(r"^\.|[/\0]", "_", name)
-        if len(os.fsencode(name)) > _LONGEST_NAME or name in found:
-            end = f"_{label}"
-            name = os.fsencode(name)[: _LONGEST_NAME - len(end)].decode("utf-8", "ignore") + end
-        found.append(name)
+        folder = legal = re.sub(r"^\.|[/\0]", "_", name)
+        end = ""
+        while len(os.fsencode(folder)) > _LONGEST_NAME or folder in found:
+            end += f"_{label}"
+            start = os.fsencode(legal)[: _LONGEST_NAME - len(end)]
+            folder = start.decode("utf-8", "ignore") + end
+        found.append(folder)
     return found
 
 
-def read_features(data_dir: str, split: str) -> Iterator[Mapping[str, tf.train.Feature]]:
-    """The features of each image of a split; raises UserError as above."""
+def read_images(data_dir: str, split: str) -> Iterator[Tuple[bytes, int]]:
+    """(encoded image, label) of each record of a split; raises UserError as above."""
+    numbers = itertools.count()
     for path in tfrecords.find_shards(data_dir, split):
         records, problem = tfrecords.scan_shard(path)
         try:
             for record in itertools.islice(tf.io.tf_record_iterator(path), records):
-                yield tf.train.Example.FromString(record).features.feature
+                features = tf.train.Example.FromString(record).features.feature
+                labels = features["image/class/label"].int64_list.value
+                images = features["image/encoded"].bytes_list.value
+                number = next(numbers)
+                if len(labels) != 1 or len(images) != 1:
+                    raise UserError(
+                        f"{data_dir}: record {number} of {split} has {len(labels)} labels and "
+                        f"{len(images)} images: see scripts/check_data.py."
+                    )
+                yield images[0], labels[0]
         except (DecodeError, tf.errors.DataLossError) as error:
             raise UserError(f"{path} is damaged: {runtime.error_message(error)}.") from error
         if problem:

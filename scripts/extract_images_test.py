@@ -75,6 +75,19 @@ def test_names_of_classes_do_not_lead_elsewhere(tmp_path, name):
     assert os.listdir(str(tmp_path / "out")) == ["out"]
 
 
+@pytest.mark.parametrize(
+    ("names", "folders"),
+    [
+        (["a", "b"], ["a", "b"]),
+        (["x", "x", "x_1"], ["x", "x_1", "x_1_2"]),
+        (["background", "x_3", "x", "x"], ["background", "x_3", "x", "x_3_3"]),
+        (["y" * 300, "y" * 255], ["y" * 253 + "_0", "y" * 255]),
+    ],
+)
+def test_folders_of_classes_are_all_different(names, folders):
+    assert extract_images.folder_names(names) == folders
+
+
 def test_no_shards(tmp_path):
     with pytest.raises(SystemExit, match=r"has no validation shards: neither .*validation-"):
         extract_images.main([f"--data_dir={tmp_path}", f"--output_dir={tmp_path}/out"])

@@ -46,6 +46,9 @@ RECIPE = {
 }
 BATCH_SIZE = 32
 
+# Flags of amoeba_net.py that follow from this program's own.
+_OWN = ("mode", "data_dir", "model_dir", "report_dir", "export_dir", "init_checkpoint")
+
 # What a network is besides its variables.
 _NETWORK = (*amoeba_net_model.ARCHITECTURE, "image_size", "use_aux_head", "batch_norm_epsilon")
 
@@ -113,6 +116,9 @@ def main():
     )
     add("flags", nargs="*", help="flags of amoeba_net.py, after --")
     options = parser.parse_args()
+    for flag in options.flags:
+        if flag.lstrip("-").split("=")[0] in _OWN:
+            parser.error(f"{flag}: leave this flag out, since fine_tune.py sets it.")
     try:
         # Before the long conversion of images.
         checkpoint = selection.resolve(options.init_checkpoint, "--init_checkpoint")
@@ -134,11 +140,12 @@ def report(output_dir: str):
     """Prints the accuracy and where the report and the classifier are."""
     metrics = results.evaluations(os.path.join(output_dir, "model"))[-1]["metrics"]
     export = os.path.join(output_dir, "export")
-    newest = max(name for name in os.listdir(export) if name.isdigit())
+    # Another --export_format has no version.
+    newest = max(filter(str.isdecimal, os.listdir(export)), key=int, default="")
     print(
         f"\n{metrics['top_1_accuracy']:.4f} of the {metrics['images']} validation images are right "
         f"(top-1).\nReport: {os.path.join(output_dir, 'report', evaluation_report.PAGE)}"
-        f"\nSavedModel: {os.path.join(export, newest)}"
+        f"\nExported model: {os.path.join(export, newest)}"
     )
 
 

@@ -1,5 +1,6 @@
 """From a folder of photographs to a classifier, with one command."""
 
+import json
 import os
 
 import numpy as np
@@ -58,7 +59,7 @@ def test_from_a_folder_to_a_classifier_of_new_photographs(source, tmp_path):
     assert report == f"{out}/report/report.html"
     with open(report, encoding="utf-8") as file:
         assert "raccoon" in file.read()
-    exported = ended.out.strip().rsplit("SavedModel: ", 1)[1]
+    exported = ended.out.strip().rsplit("Exported model: ", 1)[1]
     with tf.Graph().as_default(), CpuSession() as session:
         model = tf.saved_model.load(session, ["serve"], exported)
         signature = model.signature_def["serving_default"]
@@ -80,6 +81,31 @@ def test_wrong_paths_are_said_before_the_images_are_converted(tmp_path):
     message = f"fine_tune.py: --init_checkpoint={tmp_path}: There is no checkpoint"
     assert [line for line in log.splitlines() if line.startswith(message)], log
     assert "Traceback" not in log and not os.path.exists(f"{tmp_path}/out")
+
+
+@pytest.mark.parametrize("flag", ["--export_dir=X", "-model_dir", "--mode=train"])
+def test_flags_that_the_program_sets_itself(flag, capsys, monkeypatch):
+    arguments = ["--image_dir=A", "--init_checkpoint=B", "--output_dir=C", "--", "--lr=1", flag]
+    monkeypatch.setattr("sys.argv", ["fine_tune.py", *arguments])
+    with pytest.raises(SystemExit):
+        fine_tune.main()
+    assert f"{flag}: leave this flag out, since fine_tune.py sets it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("names", "found"), [(["model.onnx"], ""), (["9", "10", "model.onnx"], "10")]
+)
+def test_the_report_names_what_was_exported(names, found, tmp_path, capsys):
+    (tmp_path / "export").mkdir()
+    for name in names:
+        (tmp_path / "export" / name).touch()
+    record = {"kind": "eval", "metrics": {"top_1_accuracy": 0.5, "images": 8}, "global_step": 1}
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / results.FILE_NAME).write_text(json.dumps([record]))
+    fine_tune.report(str(tmp_path))
+    out = capsys.readouterr().out
+    assert out.endswith(f"Exported model: {tmp_path}/export/{found}\n")
+    assert "0.5000 of the 8 validation images are right" in out
 
 
 def test_network_flags_are_those_of_the_checkpoint(source, capsys):

@@ -114,6 +114,8 @@ def parse_arguments(argv):
     arguments = parser.parse_args(argv)
     if arguments.workers < 1:
         parser.error(f"--workers={arguments.workers}: expected 1 or more.")
+    if arguments.max_restarts < 0:
+        parser.error(f"--max_restarts={arguments.max_restarts}: expected 0 or more.")
     return arguments
 
 

@@ -11,7 +11,6 @@ and with IMAGES only so many of each for training.
 """
 
 import argparse
-import io
 import os
 import re
 import sys
@@ -23,9 +22,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
-from common import files
 from common.arguments import Parser, integer
-from common.data import tfrecords
+from common.data import image_files, tfrecords
 
 SIZE = 80
 NUM_SHARDS = {"train": 4, "validation": 2}
@@ -43,9 +41,8 @@ def split_digits():
 def encode(image: np.ndarray) -> bytes:
     """An 8 x 8 image in 0..16 as an RGB JPEG of SIZE x SIZE pixels."""
     pixels = Image.fromarray((np.pad(image, 1) * (255.0 / 16.0)).astype(np.uint8))
-    buffer = io.BytesIO()
-    pixels.resize((SIZE, SIZE), Image.BICUBIC).convert("RGB").save(buffer, "JPEG", quality=95)
-    return buffer.getvalue()
+    pixels = pixels.resize((SIZE, SIZE), Image.BICUBIC).convert("RGB")
+    return image_files.encode_jpeg(pixels, quality=95)
 
 
 def write_split(directory, split, images, labels, names):
@@ -76,7 +73,7 @@ def make_digits(directory: str, wanted: str = "0123456789", train_images: Option
         kept = sorted(i for digit in wanted for i in np.flatnonzero(digits == int(digit))[:limit])
         labels = [wanted.index(str(digit)) + 1 for digit in digits[kept]]
         splits[split] = write_split(directory, split, images[kept], labels, names)
-    files.write_text(os.path.join(directory, tfrecords.LABELS), "\n".join(names) + "\n")
+    tfrecords.write_labels(directory, names)
     tfrecords.write_dataset_info(
         directory,
         {

@@ -16,6 +16,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from common import files
+from common.arguments import output_file
 from common.devices import rank_table
 from common.errors import UserError
 
@@ -42,7 +43,7 @@ def parse_arguments(argv):
         help="how many train together",
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--output", help="file to write the table to")
+    what.add_argument("--output", type=output_file, help="file to write the table to")
     what.add_argument("--check", help="file to check instead of making one")
     parser.add_argument("--first_device", type=int, default=0, help="number of the first device")
     parser.add_argument("--server_id", default="127.0.0.1", help="address of the server")

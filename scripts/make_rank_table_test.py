@@ -45,6 +45,8 @@ def test_addresses_that_are_not_there(hccn_conf, tmp_path):
     assert "no address of device 8, 9" in printed
     _run("--devices=3", hccn_conf, output, status=2)
     assert not (tmp_path / "table.json").exists()
+    printed = _run("--devices=1", "--device_ips=10.0.0.1", "--output=/absent/t", status=2).log
+    assert "/absent/t: expected a file in a directory that exists" in printed
 
 
 @pytest.mark.parametrize(

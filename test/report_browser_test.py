@@ -8,6 +8,7 @@ import browser as browsers
 import pytest
 
 import evaluation_report
+from common.data.class_names import class_names
 from common.report import statistics
 from scripts.benchmarks import benchmark_report
 
@@ -20,7 +21,7 @@ def report(tmp_path_factory):
     """(the report of made-up answers of 1,001 classes, its directory)."""
     directory = str(tmp_path_factory.mktemp("report"))
     with pytest.MonkeyPatch.context() as patch:
-        names = evaluation_report.class_names(None, 1001)
+        names = class_names(None, 1001)
         names[7], names[8] = _EVIL, "=cmd|' /C calc'!A0"
         patch.setattr(benchmark_report, "class_names", lambda *_: names)
         yield benchmark_report.write(directory, num_classes=1001, num_images=8000), directory
@@ -94,7 +95,7 @@ def test_classes_are_searched(browser):
 
 def test_all_confusions_are_searched(browser, report):
     """Also those that are not in the table at first."""
-    found, names = report[0].found, evaluation_report.class_names(None, 1001)
+    found, names = report[0].found, class_names(None, 1001)
     pairs = statistics.confusions(found)
     assert len(pairs) > 1000 and len(_rows(browser, "confusion-table")) == 100
     last = pairs[-1]

@@ -1,7 +1,7 @@
 """Checks the index of a checkpoint before TensorFlow reads it.
 
 An index is a table, as LevelDB writes it, from names to protocol buffers. TensorFlow ends the
-process if one of these is none, or reserves as much memory as a shape claims.
+process if one of these cannot be parsed, or reserves as much memory as a shape claims.
 """
 
 import itertools
@@ -21,7 +21,7 @@ _DIMENSIONS = 254  # TensorFlow's most.
 
 
 def check(path: str):
-    """Checks what TensorFlow does not.
+    """Checks an index for what would crash TensorFlow.
 
     Args:
         path: prefix of the checkpoint.
@@ -49,7 +49,7 @@ def check(path: str):
             if problem:
                 raise ValueError(f"{name} has {problem}")
     except (DecodeError, IndexError, ValueError, struct.error) as error:
-        raise ValueError(f"{index}: {error or type(error).__name__}") from error
+        raise ValueError(f"{index}: {str(error) or type(error).__name__}") from error
 
 
 def _shape_problem(entry: BundleEntryProto) -> Optional[str]:

@@ -187,4 +187,4 @@ class CheckedSaver(tf.train.Saver):
 
 
 def _first_line(error: Exception) -> str:
-    return runtime.error_message(error).splitlines()[0].rstrip(".") + "."
+    return runtime.first_line(error).rstrip(".") + "."

@@ -1,4 +1,4 @@
-"""The making of a data set of TFRecord shards from images, by processes, resumed where it stopped.
+"""Makes TFRecord shards from images in several processes, and goes on where it was interrupted.
 
 scripts/build_tfrecords.py says what the shards hold; its flags are those that the messages name.
 """
@@ -229,8 +229,7 @@ class Job:
             "splits": {split: _summary(entries) for split, entries in splits.items()},
         }
         names = ["background"] + [text for _, text in source.classes]
-        labels = os.path.join(self._output_dir, tfrecords.LABELS)
-        files.write_text(labels, "\n".join(names) + "\n")
+        tfrecords.write_labels(self._output_dir, names)
         tfrecords.write_dataset_info(self._output_dir, info)
         for name in self.entries:
             os.remove(os.path.join(self._work_dir, name + ".json"))

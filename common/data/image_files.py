@@ -55,6 +55,13 @@ def to_jpeg(encoded):
         raise ValueError(re.sub(r" <_io.BytesIO object at \w+>", "", reason)) from error
 
 
+def encode_jpeg(image, quality):
+    """A Pillow image, RGB or grey, as a JPEG of a quality up to 100."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
 def check_scans(encoded):
     """Raises ValueError for a JPEG that would take too many passes to decode."""
     scans = encoded.count(SCAN) if encoded.startswith(b"\xff\xd8") else 0

@@ -294,6 +294,13 @@ def write_dataset_info(data_dir, info):
     )
 
 
+def write_labels(directory, names):
+    """Writes labels.txt, [0] being background; returns its path."""
+    path = os.path.join(directory, LABELS)
+    files.write_text(path, "".join(f"{name}\n" for name in names))
+    return path
+
+
 def read_labels(data_dir):
     """Returns the class names of labels.txt, [0] being background, or None if there is no file.
 

@@ -1,7 +1,7 @@
 """The web application: a page, and an answer for each image that is posted to /explain.
 
 Memory stays bounded: at most MAX_WAITING images are held, of limits.UPLOAD_BYTES each, and one is
-decoded at a time. Who comes when all places are taken is told to come again.
+decoded at a time. When all places are taken, others are told to come again.
 """
 
 import asyncio

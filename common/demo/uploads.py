@@ -34,16 +34,14 @@ class Upload(NamedTuple):
             image.draft("RGB", _SHOWN)
             image = image.convert("RGB")
             image.thumbnail(_SHOWN, Image.BICUBIC)
-            buffer = io.BytesIO()
-            image.save(buffer, "JPEG", quality=85)
-            return buffer.getvalue()
+            return image_files.encode_jpeg(image, quality=85)
 
 
 def read(encoded: bytes) -> Upload:
     """Checks an image, and decodes it.
 
     Raises:
-        UserError: it is none, is damaged, or is too large.
+        UserError: it is no image, is damaged, or is too large.
     """
     if not encoded:
         raise UserError("The file is empty.")

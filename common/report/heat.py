@@ -1,6 +1,5 @@
 """Pictures of where a network looked: an image under the colours of a class activation map."""
 
-import io
 from typing import Optional
 
 import numpy as np
@@ -39,9 +38,3 @@ def heat(image: Image.Image, activation: np.ndarray, scale: Optional[float] = No
 def to_image(pixels: np.ndarray) -> Image.Image:
     """A preprocessed image, float [height, width, 3] in [-1, 1], as PIL's."""
     return Image.fromarray(np.clip(np.rint((pixels + 1.0) * 127.5), 0, 255).astype(np.uint8))
-
-
-def to_jpeg(image: Image.Image, quality: int = 80) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()

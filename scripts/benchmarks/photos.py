@@ -1,12 +1,10 @@
 """Photographs like ImageNet's, as a data set: what the benchmarks read where there is no other."""
 
-import io
-
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from common.data import tfrecords
+from common.data import image_files, tfrecords
 
 PHOTO_SIZE = (500, 375)
 PHOTO_BYTES = 110_000
@@ -34,9 +32,5 @@ def make_photos(directory: str, count: int, shards: int = 8):
 
 def _encode(photo: Image.Image) -> bytes:
     """JPEG of the quality that comes nearest to the size of ImageNet's files."""
-    encoded = []
-    for quality in range(86, 100):
-        buffer = io.BytesIO()
-        photo.save(buffer, "JPEG", quality=quality)
-        encoded.append(buffer.getvalue())
+    encoded = [image_files.encode_jpeg(photo, quality) for quality in range(86, 100)]
     return min(encoded, key=lambda data: abs(len(data) - PHOTO_BYTES))

@@ -8,7 +8,6 @@ A row an image: the image itself, evaluation's version, and training versions. I
 named, else the first of the data set's training images, else scikit-learn's two photographs.
 """
 
-import io
 import itertools
 import os
 import sys
@@ -23,9 +22,10 @@ from sklearn.datasets import load_sample_images
 import inception_preprocessing
 from common import files, runtime
 from common.arguments import Parser, integer
+from common.data import image_files
 from common.errors import UserError
 from common.runtime import tf
-from scripts.extract_images import read_features
+from scripts.extract_images import read_images
 
 _GAP = 4
 
@@ -105,16 +105,12 @@ def find_images(paths: Sequence[str], data_dir: Optional[str], count: int) -> Li
         if paths:
             return [tf.io.gfile.GFile(path, "rb").read() for path in paths]
         if data_dir:
-            records = itertools.islice(read_features(data_dir, "train"), count)
-            return [features["image/encoded"].bytes_list.value[0] for features in records]
+            images = itertools.islice(read_images(data_dir, "train"), count)
+            return [encoded for encoded, _ in images]
     except tf.errors.OpError as error:
         raise UserError(error.message) from error
-    images = []
-    for photo in load_sample_images().images:
-        buffer = io.BytesIO()
-        Image.fromarray(photo).save(buffer, "JPEG", quality=95)
-        images.append(buffer.getvalue())
-    return images
+    photos = map(Image.fromarray, load_sample_images().images)
+    return [image_files.encode_jpeg(photo, quality=95) for photo in photos]
 
 
 def parse_arguments(argv=None):

@@ -4,6 +4,8 @@ import glob
 import os
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -136,6 +138,14 @@ def test_container_recipes_copy_what_is_there(name):
     pinned = check_docs.read("requirements.txt") + check_docs.read("requirements-common.txt")
     for package in re.findall(r"[\w-]+==[\d.]+", recipe):
         assert f"\n{package} " in pinned
+
+
+def test_program_starts_with_what_the_ascend_recipe_installs():
+    """Beside TensorFlow and what that needs: other packages are imported where they are used."""
+    others = ["jinja2", "numba", "tensorflow_hub", "tensorflow_serving", "tf2onnx", "onnx"]
+    others += ["sklearn", "starlette", "uvicorn", "onnxruntime"]
+    code = f"import sys; sys.modules.update(dict.fromkeys({others})); import amoeba_net"
+    subprocess.run([sys.executable, "-c", code], cwd=check_docs.ROOT, check=True)
 
 
 def test_container_runs_the_two_commands():
