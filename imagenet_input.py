@@ -103,7 +103,7 @@ class InputPipeline:
     Args:
         is_training: which split, and which preprocessing.
         data_dir: directory of the TFRecord files; unused with `hparams.synthetic_data`.
-        hparams: see `amoeba_net_model.build_hparams`.
+        hparams: see `amoeba_net_model.default_hparams`.
         eval_from_hub: images in [0, 1], as TF-Hub modules take them, not in [-1, 1].
         sharding: if several processes share the images, gives their number and this one's index.
             In training each reads a share of every batch; in evaluation `hparams.num_eval_images`

@@ -33,7 +33,7 @@ def build_network(
         num_classes: outputs, the background class 0 included; None for features only, without
             the layer that makes logits of them.
         is_training: with batch statistics, drop path, dropout and the auxiliary head.
-        hparams: `amoeba_net_model.build_hparams` documents them.
+        hparams: see `amoeba_net_model.default_hparams`.
 
     Returns:
         Logits [batch, num_classes], and the end points: one for each cell, 'feature_maps' (what

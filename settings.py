@@ -16,9 +16,6 @@ from common.hparams import HParams
 
 MODES = ("train", "eval", "train_and_eval", "predict", "export")
 
-# Flags of the TPU original that are accepted but have no effect.
-WITHOUT_EFFECT = ("use_tpu", "enable_hostcall", "num_shards", "distributed_group_size")
-
 
 class RunOptions(NamedTuple):
     """Settings of the run: what to do, where, and how often. Each is a flag of the same name."""

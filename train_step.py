@@ -40,7 +40,7 @@ def train_step(
         loss: the total loss of the images of this replica.
         learning_rate: float scalar.
         global_step: is counted up by one, unless the step is skipped.
-        hparams: see `amoeba_net_model.build_hparams`.
+        hparams: see `amoeba_net_model.default_hparams`.
         device: wraps the optimizer with what it needs, like loss scaling.
     """
     # 1. Gradients, summed over the replicas, and clipped if the hyper-parameters say so.

@@ -50,7 +50,7 @@ TAR_MEMBERS = 2_000_000
 
 
 def open_file(path: str, name: Optional[str] = None) -> BinaryIO:
-    """Opens a local file that is one: a pipe or a device could be read for ever.
+    """Opens a local regular file: a pipe or a device could be read for ever.
 
     Args:
         path: of the file.

@@ -27,11 +27,11 @@ def as_csv(rows: Iterable[Sequence[Cell]], line_end: str = "\n") -> str:
 def _harmless(cell: Cell) -> Cell:
     if not isinstance(cell, str):
         return cell
-    is_formula = cell.startswith(_FORMULA_STARTS) and not _is_value(cell)
+    is_formula = cell.startswith(_FORMULA_STARTS) and not is_value(cell)
     return ("'" if is_formula else "") + files.valid_text(cell)
 
 
-def _is_value(text: str) -> bool:
+def is_value(text: str) -> bool:
     """Whether a text is a number or a dash, which is nothing to execute."""
     try:
         float(text)

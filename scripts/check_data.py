@@ -220,7 +220,7 @@ def _find_splits(data_dir, known):
             errors.append(error)
             if split in known:
                 paths[split] = []
-    if len(errors) == len(tfrecords.SPLITS) and not paths:
+    if not paths:
         raise errors[0]
     for split in set(tfrecords.SPLITS) - set(paths):
         print(f"There are no {split} shards.")

@@ -85,7 +85,7 @@ def layout(rows, width=None):
     for header, *cells in zip(*rows):
         cells = [header, *compared_runs.shorten(cells, _CELL_WIDTH)]
         size = max(map(len, cells))
-        is_text = header == "run" or not all(_is_number(cell) for cell in cells[1:])
+        is_text = header == "run" or not all(spreadsheet.is_value(cell) for cell in cells[1:])
         columns.append([cell.ljust(size) if is_text else cell.rjust(size) for cell in cells])
     names, *columns = columns
     lines = []
@@ -99,14 +99,6 @@ def layout(rows, width=None):
 
 def _width(columns) -> int:
     return sum(len(column[0]) + 2 for column in columns) - 2
-
-
-def _is_number(text) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return text == "-"
-    return True
 
 
 def print_table(runs, rows):

@@ -1,4 +1,4 @@
-"""Many tasks in processes, which end early when asked to and never outlive their parent."""
+"""Runs tasks in worker processes, which end early when asked to and never outlive their parent."""
 
 import concurrent.futures
 import gc

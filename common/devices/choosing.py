@@ -10,7 +10,7 @@ from common.devices.cpu import Cpu
 from common.devices.device import Device
 from common.devices.gpu import Gpu
 from common.devices.npu import Npu
-from common.devices.options import NAMES, NOT_FOR_NPU_ALONE, Options
+from common.devices.options import NOT_FOR_NPU_ALONE, Options
 from common.distribution.cluster import Cluster
 from common.errors import UserError
 from common.runtime import tf
@@ -22,15 +22,13 @@ def choose(
     """The device of this name; 'auto' takes the best that is there and logs which one and why.
 
     Args:
-        name: one of NAMES.
+        name: one of common.devices.options.NAMES.
         options: see there.
         cluster: the processes of TF_CONFIG; not for the NPU, whose processes are ranks.
 
     Raises:
         UserError: the one asked for is not there, or does not take the options.
     """
-    if name not in NAMES:
-        raise ValueError(f"Unknown accelerator {name!r}: expected one of {', '.join(NAMES)}.")
     options = options or Options()
     device_options.check(options)
     if name == "auto":

@@ -141,6 +141,10 @@ class Device:
             "keep_checkpoint_max": keep_checkpoint_max,
             "session_config": self.session_config(training),
         }
+        return self._make_estimator(model_fn, keywords, training)
+
+    def _make_estimator(self, model_fn, keywords, training) -> tf.estimator.Estimator:
+        """An Estimator with these keywords of its RunConfig."""
         if training and self.cluster:
             return self._cluster_estimator(model_fn, keywords)
         if training and self.replicates:

@@ -120,7 +120,7 @@ class Npu(Device):
 
     def session_config(self, training=False):
         # The adapter's Estimator adds the NPU itself.
-        return tf.ConfigProto(allow_soft_placement=True, log_device_placement=False)
+        return tf.ConfigProto(allow_soft_placement=True)
 
     def training_hooks(self, model_dir, save_checkpoints_steps, log_steps, max_steps):
         # The adapter's Estimator has its own hook for checkpoints.
@@ -129,30 +129,16 @@ class Npu(Device):
             hooks.append(LastLoopHook(self.options.npu_iterations_per_loop, max_steps))
         return hooks
 
-    def estimator(
-        self,
-        model_fn,
-        model_dir,
-        save_checkpoints_steps,
-        random_seed=None,
-        log_steps=100,
-        training=False,
-        keep_checkpoint_max=5,
-    ):
-        keywords = {
-            "model_dir": model_dir,
+    def _make_estimator(self, model_fn, keywords, training):
+        keywords.update(
             # Others than 0 would write summaries from inside the loop on the device.
-            "save_summary_steps": 0,
-            "save_checkpoints_steps": save_checkpoints_steps,
-            "log_step_count_steps": log_steps,
-            "keep_checkpoint_max": keep_checkpoint_max,
-            "session_config": self.session_config(),
-            "enable_data_pre_proc": True,
-            "mix_compile_mode": False,
-            "hcom_parallel": self.num_devices > 1,
-        }
-        if random_seed is not None:
-            keywords["tf_random_seed"] = random_seed
+            save_summary_steps=0,
+            enable_data_pre_proc=True,
+            mix_compile_mode=False,
+            hcom_parallel=self.num_devices > 1,
+        )
+        if keywords["tf_random_seed"] is None:
+            del keywords["tf_random_seed"]
 
         def pinned_model_fn(features, labels, mode, params):
             # Newer graphs have FusedBatchNormV3, which the adapter's operators do not include.
@@ -163,7 +149,10 @@ class Npu(Device):
         try:
             config = npu_config.run_config(module, self._adapter.version, self.options, keywords)
             return module.NPUEstimator(
-                model_fn=pinned_model_fn, model_dir=model_dir, config=config, params={}
+                model_fn=pinned_model_fn,
+                model_dir=keywords["model_dir"],
+                config=config,
+                params={},
             )
         except (TypeError, ValueError, RuntimeError) as error:
             raise UserError(

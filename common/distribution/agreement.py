@@ -136,11 +136,11 @@ def digest_of_code(root: str) -> str:
 
 def _settings_queue(cluster: Cluster) -> tf.FIFOQueue:
     """A queue in the chief's process, into which all others put their settings."""
-    with tf.device("/job:{}/task:{}".format(*cluster.tasks[0])):
+    with tf.device(cluster.device(0)):
         return tf.FIFOQueue(cluster.size, tf.string, shapes=[()], shared_name="settings")
 
 
 def _verdict_queue(cluster: Cluster, rank: int) -> tf.FIFOQueue:
     """A queue in the chief's process, from which another one takes what the chief found."""
-    with tf.device("/job:{}/task:{}".format(*cluster.tasks[0])):
+    with tf.device(cluster.device(0)):
         return tf.FIFOQueue(1, tf.string, shapes=[()], shared_name=f"verdict_{rank}")

@@ -57,6 +57,10 @@ class Cluster(NamedTuple):
         title = job if job == "chief" else f"{job} {index}"
         return f"{title} ({self.addresses[rank]})"
 
+    def device(self, rank: int) -> str:
+        """TensorFlow's name for all devices of a process."""
+        return "/job:{}/task:{}".format(*self.tasks[rank])
+
     @property
     def others(self) -> List[int]:
         return [rank for rank in range(self.size) if rank != self.rank]

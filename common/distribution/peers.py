@@ -58,7 +58,7 @@ def training(cluster: Cluster):
 def _lost_message(cluster: Cluster, error: tf.errors.OpError) -> str:
     time.sleep(1.0)  # A process that ends closes its connections one after another.
     gone = [cluster.name(rank) for rank in cluster.others if not answers(cluster.addresses[rank])]
-    reason = _first_words(runtime.error_message(error))
+    reason = " ".join(runtime.error_message(error).split())[:100]
     return f"Lost {', '.join(gone) or 'another process'} ({reason}). {ADVICE}"
 
 
@@ -95,7 +95,7 @@ class ClusterHook(tf.train.SessionRunHook):
         """Waits for the others: who ended before would break off what they have yet to fetch."""
         tf.logging.info("Training has ended here; waiting for the others.")
         for watcher in self._watchers:
-            watcher.expect_end()
+            watcher.ended.set()
         if self._cluster.rank == 0:  # First all come to their end, then the chief lets them go.
             _join(self._watchers)
         _say_goodbye(self._cluster)
@@ -109,12 +109,15 @@ class _Watcher:
     when that ends, also where it is started again at once: it waits for an item from a queue there,
     which breaks off. When a host is lost nothing breaks off, but connections cannot be made any
     more.
+
+    Attributes:
+        ended: set where that may end, since training has ended.
     """
 
     def __init__(self, cluster: Cluster, rank: int):
         self._cluster = cluster
         self._rank = rank
-        self._ended = threading.Event()
+        self.ended = threading.Event()
         self._threads = [
             threading.Thread(target=run, daemon=True) for run in (self._wait, self._probe)
         ]
@@ -122,9 +125,6 @@ class _Watcher:
     def start(self):
         for thread in self._threads:
             thread.start()
-
-    def expect_end(self):
-        self._ended.set()
 
     def join(self, timeout: float):
         self._threads[0].join(timeout)
@@ -135,13 +135,13 @@ class _Watcher:
             try:
                 with session(self._cluster, self._rank) as peer:
                     peer.run(item)
-                self._ended.set()  # It said goodbye; the last checkpoint may still be saved here.
+                self.ended.set()  # It said goodbye; the last checkpoint may still be saved here.
             except tf.errors.OpError:
                 self._lost("has ended, or has been started again")
 
     def _probe(self):
         answered = time.monotonic()
-        while not self._ended.wait(PROBE_SECONDS):
+        while not self.ended.wait(PROBE_SECONDS):
             now = time.monotonic()
             if answers(self._cluster.addresses[self._rank]):
                 answered = now
@@ -149,7 +149,7 @@ class _Watcher:
                 self._lost("does not answer any more")
 
     def _lost(self, reason: str):
-        if not self._ended.is_set():
+        if not self.ended.is_set():
             end_process(LostPeerError(f"{self._cluster.name(self._rank)} {reason}. {ADVICE}"))
 
 
@@ -179,7 +179,7 @@ def _say_goodbye(cluster: Cluster):
 
 def _goodbye_queue(cluster: Cluster, of: int, reader: int) -> tf.FIFOQueue:
     """A queue in process `of`, into which it puts an item for `reader` when it ends."""
-    with tf.device("/job:{}/task:{}".format(*cluster.tasks[of])):
+    with tf.device(cluster.device(of)):
         return tf.FIFOQueue(1, tf.int32, shapes=[()], shared_name=f"goodbye_{of}_{reader}")
 
 
@@ -187,7 +187,7 @@ def session(cluster: Cluster, other: int) -> tf.Session:
     """A session of this process's server, for which there are only itself and another one."""
     config = tf.ConfigProto()
     for rank in {cluster.rank, other}:
-        config.device_filters.append("/job:{}/task:{}".format(*cluster.tasks[rank]))
+        config.device_filters.append(cluster.device(rank))
     return tf.Session(f"grpc://{cluster.addresses[cluster.rank]}", config=config)
 
 
@@ -197,7 +197,3 @@ def end_process(error: LostPeerError):
         print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(error.exit_status)
-
-
-def _first_words(message: str) -> str:
-    return " ".join(message.split())[:100]

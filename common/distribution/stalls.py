@@ -115,5 +115,5 @@ def begun_steps(cluster: Cluster) -> Dict[int, Optional[int]]:
 
 def _count_of(cluster: Cluster, rank: int) -> tf.Tensor:
     """The handle of the count in a process's server."""
-    with tf.device("/job:{}/task:{}/cpu:0".format(*cluster.tasks[rank])):
+    with tf.device(f"{cluster.device(rank)}/cpu:0"):
         return tf.raw_ops.VarHandleOp(dtype=tf.int64, shape=[], shared_name=f"begun_step_{rank}")

@@ -6,7 +6,6 @@ python scripts/benchmarks/benchmark_report.py [--classes=1001] [--images=50000] 
 
 import argparse
 import os
-import resource
 import sys
 import time
 
@@ -20,6 +19,7 @@ from common import results
 from common.arguments import integer
 from common.data.class_names import class_names
 from common.report.accumulate import Accumulator, Batch, Source
+from scripts.benchmarks import turns
 
 _BATCH = 64
 _SIZE = 224
@@ -99,18 +99,14 @@ def main(argv=None):
     options = parser.parse_args(argv)
     os.makedirs(options.output_dir, exist_ok=True)
     write(options.output_dir, 10, 100)  # What is loaded once does not count.
-    before, start = _peak_mib(), time.perf_counter()
+    before, start = turns.peak_memory(), time.perf_counter()
     write(options.output_dir, options.classes, options.images)
     seconds = time.perf_counter() - start
     print(f"{options.images} answers of {options.classes} classes: {seconds:.1f} s,")
-    print(f"at most {_peak_mib() - before:.0f} MiB more memory,")
+    print(f"at most {turns.peak_memory() - before:.0f} MiB more memory,")
     for name in (evaluation_report.PAGE, evaluation_report.FIGURES):
         size = os.path.getsize(os.path.join(options.output_dir, name))
         print(f"{name} of {size / 1e6:.1f} MB")
-
-
-def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":
