@@ -25,7 +25,7 @@ _HEADER = """\
 
 Generated from the program by `python scripts/docs/flags_table.py`; do not edit. `tf_hub.py` accepts
 the same flags. A flag with an empty default is not set. If a flag is unknown or has an illegal
-value, the program exits with a sentence that names it, before anything is computed. Write a
+value, the program names it in one line and exits, before anything is computed. Write a
 Boolean as `--name`, `--noname`, or `--name=False`, and a list as `a,b`. A flag that repeats is
 given once for each value.
 """
@@ -34,7 +34,7 @@ given once for each value.
 def sections() -> Iterator[Tuple[str, str]]:
     """(heading, flag's name) in the order of the source, whose comments are the headings."""
     heading = ""
-    with open(amoeba_net.__file__) as f:
+    with open(amoeba_net.__file__, encoding="utf-8") as f:
         source = f.read()
     for comment, name in re.findall(
         r'^# (.+)\.$\n(?=_)|^(?:_|flags\.DEFINE_)\w+\(\s*"(\w+)"', source, re.MULTILINE
@@ -104,10 +104,10 @@ def main(argv=None):
     parser.add_argument("--check", action="store_true", help="Only compare.")
     arguments = parser.parse_args(argv)
     if not arguments.check:
-        with open(PAGE, "w") as f:
+        with open(PAGE, "w", encoding="utf-8") as f:
             f.write(page())
         return
-    with open(PAGE) as f:
+    with open(PAGE, encoding="utf-8") as f:
         if f.read() != page():
             sys.exit("docs/flags.md is out of date: run python scripts/docs/flags_table.py.")
 

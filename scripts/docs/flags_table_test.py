@@ -33,7 +33,10 @@ def test_every_flag_of_the_program_is_in_a_section():
         ("moving_average_decay", "| `0.9999` | number ≥ 0, < 1 |"),
         ("inference_batch_sizes", "| `8` | integer ≥ 1, repeats |"),
         ("image_paths", "|  | text, repeats | Files, directories, or patterns of the images "),
-        ("dump_step", "|  | text | Steps to dump, for example 0\\|5-10. If not set, all steps. |"),
+        (
+            "dump_step",
+            "|  | text | Steps to dump, for example 0\\|5-10, in quotes in",
+        ),
         ("export_format", "| `saved_model` | list |"),
         ("optimizer", "| `sgd` | `sgd`, `momentum`, `rmsprop` |"),
     ],
