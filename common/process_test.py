@@ -1,5 +1,7 @@
 """How a program starts and ends."""
 
+import io
+
 import pytest
 
 from common import process
@@ -27,11 +29,21 @@ def test_ctrl_c_is_no_traceback(capsys):
     assert capsys.readouterr().err == "a.py: interrupted.\n"
 
 
-@pytest.mark.parametrize("model_dir", [None, "/"])
-def test_too_large_for_the_device(graph, model_dir):
-    with pytest.raises(SystemExit) as ended, tf.Session() as session:
-        with process.exiting_with_a_sentence("/x/a.py", model_dir):
-            session.run(tf.fill([10**6, 10**7], tf.placeholder_with_default(1.0, [])))
-    assert ended.value.code.startswith(
-        "a.py: CPU:0 has no memory left for a tensor with shape[1000000,10000000]. Use a smaller"
-    )
+def test_letters_that_the_terminal_has_not(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr("sys.stdout", terminal)
+    process.set_up()
+    print("a \u732b", end="", flush=True)
+    assert terminal.buffer.getvalue() == rb"a \u732b"
+
+
+def test_too_large_for_the_device(graph):
+    with pytest.raises(tf.errors.ResourceExhaustedError) as found, tf.Session() as session:
+        session.run(tf.fill([10**6, 10**7], tf.placeholder_with_default(1.0, [])))
+    for model_dir in (None, "/"):
+        with pytest.raises(SystemExit) as ended:
+            with process.exiting_with_a_sentence("/x/a.py", model_dir):
+                raise found.value
+        assert ended.value.code.startswith(
+            "a.py: CPU:0 has no memory left for a tensor with shape[1000000,10000000]. Use a sma"
+        )

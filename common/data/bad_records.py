@@ -238,13 +238,14 @@ class BadRecords:
 
     def _search(self):
         """Finds the bad ones among those in decoding."""
-        for record in list(self._pending):
-            problem = self._problem(*record[1:])
+        # A small data set has each record several times here, and to read it takes long.
+        for place in sorted({record[1:] for record in self._pending} - self._found):
+            problem = self._problem(*place)
             if problem:
-                self._add(*record[1:], problem)
-                self._pending.remove(record)
+                self._add(*place, problem)
             if self._error:
                 return
+        self._pending = collections.deque(r for r in self._pending if r[1:] not in self._found)
 
     def _add(self, file: int, index: int, problem: str):
         if (file, index) in self._found:

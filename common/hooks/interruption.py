@@ -135,9 +135,14 @@ class StopHook(tf.train.SessionRunHook):
             with open(own, "w") as file:
                 # The others may be in the next run, not in the one after it.
                 file.write(str(self._runs + 2))
-            with contextlib.suppress(FileExistsError):
+            try:
                 os.link(own, self._stop_file)  # Only the first one's counts, and is whole.
-            os.remove(own)
+            except FileExistsError:
+                pass
+            except OSError:  # A file system without links: two at the same instant may differ.
+                os.replace(own, self._stop_file)
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(own)
         with contextlib.suppress(FileNotFoundError):
             with open(self._stop_file) as file:
                 return int(file.read())

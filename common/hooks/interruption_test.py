@@ -1,11 +1,14 @@
 """Signals while steps run, before the first one, twice, and to one of several processes."""
 
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from unittest import mock
 
+import pytest
 from helpers import ROOT
 
 from common.hooks import interruption
@@ -115,8 +118,13 @@ def test_another_thread_leaves_signals_alone():
     assert listened == [None] and signal.getsignal(signal.SIGTERM) == before
 
 
-def test_processes_that_train_together_stop_at_the_same_step(tmp_path):
-    """One of three gets the signal; they are in step, as they are when gradients are averaged."""
+@pytest.mark.parametrize("has_links, signalled", [(True, [1]), (True, [0, 1, 2]), (False, [1])])
+def test_processes_that_train_together_stop_at_the_same_step(
+    tmp_path, has_links, signalled, monkeypatch
+):
+    """Some of three get the signal; they are in step, as they are when gradients are averaged."""
+    if not has_links:
+        monkeypatch.setattr(os, "link", mock.Mock(side_effect=PermissionError("no links here")))
     stop_file = str(tmp_path / "stop")
     with open(stop_file, "w") as f:
         f.write("1")  # Of an earlier run.
@@ -127,13 +135,14 @@ def test_processes_that_train_together_stop_at_the_same_step(tmp_path):
     stopped = {}
     for run in range(1, 20):
         if run == 4:
-            stoppers[1].name = "SIGTERM"
+            for i in signalled:
+                stoppers[i].name = "SIGTERM"
         for i, hook in enumerate(hooks):
             context = tf.train.SessionRunContext(None, None)
             hook.after_run(context, tf.train.SessionRunValues(None, None, None))
             if context.stop_requested:
                 stopped.setdefault(i, run)
     assert stopped == {0: 6, 1: 6, 2: 6}
-    assert [stopper.name for stopper in stoppers] == [
-        *["a signal to another process", "SIGTERM", "a signal to another process"]
-    ]
+    assert os.listdir(str(tmp_path)) == ["stop"]
+    for i, stopper in enumerate(stoppers):
+        assert stopper.name == ("SIGTERM" if i in signalled else "a signal to another process")
