@@ -125,8 +125,8 @@ _integer("lr_base_batch_size", "Batch size that --lr is meant for.", 1)
 _enum(
     "lr_decay_method",
     ["exponential", "cosine", "stepwise", "constant"],
-    "Schedule of the learning rate. stepwise divides it by 10 after 1/3, 2/3, and 8/9 of the "
-    "training.",
+    "Schedule of the learning rate. Over --num_epochs, cosine lets it fall to its minimum, and "
+    "stepwise divides it by 10 after 1/3, 2/3, and 8/9; --train_steps changes neither.",
 )
 _float(
     "lr_decay_value",
@@ -149,8 +149,8 @@ _enum(
 )
 _integer(
     "drop_connect_burn_in_steps",
-    "Steps after which drop path has its full strength (v1 and v3). If not set, all steps of the "
-    "training.",
+    "Steps after which drop path has its full strength (v1 and v3). If not set, the steps of "
+    "--num_epochs.",
     0,
 )
 _float(
@@ -251,7 +251,12 @@ _enum(
     options.COLLECTIVES,
     "How the processes sum their gradients. With auto, TensorFlow chooses.",
 )
-_integer("cluster_timeout", "Seconds to wait until all processes have connected.", 1)
+_integer(
+    "cluster_timeout",
+    "Seconds to wait until all processes have connected and compared their settings; on NPUs, "
+    "seconds to wait for another process's part of an evaluation.",
+    1,
+)
 _integer(
     "stall_timeout",
     "Seconds after which all processes exit, with status 75, if no training step ends. Saving a "
@@ -271,7 +276,10 @@ _integer("npu_iterations_per_loop", "Steps that the NPU runs before it returns t
 _string("profile_dir", "Directory to write a profile of the training to.")
 _string("dump_dir", "Directory to dump tensors to.")
 _enum("dump_mode", options.DUMP_MODES, "Tensors of each operator to dump.")
-_string("dump_step", "Steps to dump, for example 0|5-10. If not set, all steps.")
+_string(
+    "dump_step",
+    "Steps to dump, for example 0|5-10, in quotes in a shell. If not set, all steps.",
+)
 _enum(
     "dump_debug",
     options.DUMP_DEBUG_MODES,

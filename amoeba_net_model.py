@@ -273,7 +273,7 @@ class AmoebaNetEstimatorModel:
         """The scheduled learning rate at a step."""
         hparams = self.hparams
         # The schedule counts whole batches only, the training loop every started one.
-        steps_per_epoch = hparams.num_train_images // hparams.train_batch_size
+        steps_per_epoch = max(1, hparams.num_train_images // hparams.train_batch_size)
         return model_builder.build_learning_rate(
             hparams.lr,
             hparams.lr_decay_method,
@@ -316,7 +316,7 @@ def _flag_of(name: str) -> Optional[str]:
     if name.endswith(average_name("")):
         return "--moving_average_decay"
     if name.split("/")[-1] in _SLOTS:
-        return "--optimizer"
+        return "--optimizer or --trainable_variables"
     return None
 
 

@@ -6,6 +6,7 @@ import scipy.special
 from helpers import tiny_hparams
 
 import amoeba_net_model
+import model_builder
 import train_step
 from common.checkpoints import reading
 from common.errors import UserError
@@ -222,6 +223,20 @@ def test_regular_expression_that_finds_nothing_to_train():
         UserError, match=r"--trainable_variables=head/ matches none of the .*stem/conv0/weights"
     ):
         _train_spec(_hparams(trainable_variables="head/"))
+
+
+@pytest.mark.parametrize("images", [10, 40, 64, 100])
+def test_cosine_does_not_rise_again(images):
+    """Though it is shorter than the training where the last batch of an epoch is not full."""
+    hparams = _hparams(lr=1.0, lr_decay_method="cosine", num_epochs=5.0)
+    hparams.num_train_images, hparams.train_batch_size = images, 32
+    steps = model_builder.num_train_steps(hparams)
+    with tf.Graph().as_default(), tf.Session() as session:
+        step = tf.placeholder(tf.int64, [])
+        rate = _model(hparams).learning_rate(step)
+        rates = [session.run(rate, {step: i}) for i in range(steps)]
+    assert rates[0] == 1.0 and 0.5 < rates[1] < 1.0 and rates[-1] < 0.1
+    assert rates == sorted(rates, reverse=True)
 
 
 _trained = pytest.mark.xdist_group("averages")  # One training for all tests of it.

@@ -90,8 +90,9 @@ def num_eval_batches(hparams: HParams, batch_size: Optional[int] = None) -> int:
 
 
 def num_evaluated_images(hparams: HParams) -> int:
-    """Images that count in one evaluation."""
-    return min(hparams.num_eval_images, num_eval_batches(hparams) * hparams.eval_batch_size)
+    """Images that count in one evaluation; of synthetic ones all batches are full."""
+    in_batches = num_eval_batches(hparams) * hparams.eval_batch_size
+    return in_batches if hparams.synthetic_data else min(hparams.num_eval_images, in_batches)
 
 
 class InputPipeline:

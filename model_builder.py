@@ -319,7 +319,7 @@ def build_learning_rate(
     Args:
         initial_lr: the rate before any decay.
         lr_decay_method: 'exponential' multiplies by `decay_factor` every `decay_steps`, after a
-            linear warm-up from 0 over `warmup_steps`; 'cosine' ends at 0 after `total_steps`;
+            linear warm-up from 0 over `warmup_steps`; 'cosine' falls to 0 over `total_steps`;
             'stepwise' divides by 10 after 1/3, 2/3 and 8/9 of `total_steps` (Goyal et al. 2017);
             'constant' stays.
         global_step: integer scalar.
@@ -336,7 +336,8 @@ def build_learning_rate(
         if warmup_steps > 0:
             lr = tf.where(step < warmup_steps, initial_lr * step / float(warmup_steps), lr)
     elif lr_decay_method == "cosine":
-        lr = 0.5 * initial_lr * (1.0 + tf.cos(math.pi * step / float(total_steps)))
+        part = tf.minimum(step / float(total_steps), 1.0)
+        lr = 0.5 * initial_lr * (1.0 + tf.cos(math.pi * part))
     elif lr_decay_method == "stepwise":
         boundaries = [int(part * total_steps) for part in _STEPWISE_BOUNDARIES]
         values = [initial_lr * 0.1**i for i in range(len(boundaries) + 1)]

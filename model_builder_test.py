@@ -192,7 +192,7 @@ def test_exponential_learning_rate_without_warmup():
 
 
 def test_learning_rate_has_a_floor():
-    assert _rates("cosine", [100], total_steps=100) == pytest.approx([2e-4])
+    assert _rates("cosine", [100, 150, 200], total_steps=100) == pytest.approx([2e-4] * 3)
     assert _rates(
         "exponential", [0], decay_steps=10, decay_factor=0.5, warmup_steps=5
     ) == pytest.approx([2e-4])

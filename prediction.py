@@ -45,10 +45,8 @@ def find_images(patterns: Sequence[str]) -> List[str]:
         # A name may have a comma in it, too.
         parts = [pattern] if _matches(pattern) else pattern.split(",")
         for part in filter(None, parts):
-            if os.path.isdir(part):
-                paths += _images_below(part)
-            else:
-                paths += _matches(part) or [part]
+            for match in _matches(part) or [part]:
+                paths += _images_below(match) if os.path.isdir(match) else [match]
     if not paths:
         raise UserError(f"--image_paths={','.join(patterns)}: there are no images there.")
     return list(dict.fromkeys(paths))

@@ -155,6 +155,16 @@ def check(hparams: HParams, run: RunOptions):
         _check_regular_expression(name, hparams.get(name))
     if hparams.deterministic_input and hparams.random_seed is None:
         raise UserError("--deterministic_input needs --random_seed.")
+    if run.trains and not (run.train_steps or model_builder.num_train_steps(hparams)):
+        raise UserError(
+            f"--num_epochs={hparams.num_epochs} is less than a step: {hparams.num_train_images} "
+            f"training images are one batch of --train_batch_size={hparams.train_batch_size}."
+        )
+    if run.trains and run.checkpoint_path:
+        raise UserError(
+            f"--checkpoint_path={run.checkpoint_path} works with --mode=eval, predict, and export "
+            "only. Training starts from --init_checkpoint, and continues in --model_dir."
+        )
     _check_image_size(hparams, run.trains)
     _check_export(run)
     _check_image_paths(run)
@@ -190,6 +200,11 @@ def _check_export(run: RunOptions):
         onnx_model.check_installed(f"--export_format={formats}")
     if run.add_warmup_requests and not (run.export_dir and "saved_model" in run.export_format):
         raise UserError("--add_warmup_requests needs --export_dir and --export_format=saved_model.")
+    if run.add_warmup_requests and not importlib.util.find_spec("tensorflow_serving"):
+        raise UserError(
+            "--add_warmup_requests needs tensorflow-serving-api: install what requirements.txt "
+            "lists, or leave the flag out."
+        )
 
 
 def _check_image_paths(run: RunOptions):

@@ -110,6 +110,15 @@ def test_an_export_runs_on_the_cpu():
             ["--export_format=onnx,tflite"],
             "--export_format=onnx,tflite: expected saved_model, frozen_graph, or onnx.",
         ),
+        (
+            ["--num_epochs=0.5", "--num_train_images=64", "--train_batch_size=64"],
+            "--num_epochs=0.5 is less than a step: 64 training images are one batch of "
+            "--train_batch_size=64.",
+        ),
+        (
+            ["--checkpoint_path=x"],
+            "--checkpoint_path=x works with --mode=eval, predict, and export only. Training starts",
+        ),
         (["--export_format="], "--export_format=: expected saved_model, frozen_graph, or onnx."),
         (
             ["--add_warmup_requests", "--export_dir=x", "--export_format=frozen_graph"],
@@ -171,6 +180,13 @@ def test_onnx_export_needs_tf2onnx_before_training(data_dir, tmp_path, monkeypat
     with pytest.raises(UserError, match=r"^--export_format=onnx needs tf2onnx and onnx, which"):
         preparation.prepare(settings_of(*_GIVEN, *wanted, f"--export_dir={tmp_path}"))
     preparation.prepare(settings_of(*_GIVEN, *wanted))  # Nothing is exported.
+
+
+def test_warm_up_requests_need_their_package_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    wanted = [f"--model_dir={tmp_path}/m", f"--export_dir={tmp_path}", "--add_warmup_requests"]
+    with pytest.raises(UserError, match=r"^--add_warmup_requests needs tensorflow-serving-api: "):
+        preparation.prepare(settings_of(*_GIVEN, *wanted))
 
 
 def test_an_evaluator_needs_no_training_files(data_dir, tmp_path, monkeypatch):

@@ -101,9 +101,10 @@ class Run:
         )
         self.report = None
         if options.report_dir:
-            names = class_names(options.data_dir, hparams.num_label_classes)
+            data_dir = None if hparams.synthetic_data else options.data_dir
+            names = class_names(data_dir, hparams.num_label_classes)
             self.report = evaluation_report.EvaluationReport(
-                options.report_dir, options.data_dir, hparams, names
+                options.report_dir, data_dir, hparams, names
             )
         self.trainer, self.estimator = self.estimators()
         for name, value in hparams.values().items():
@@ -302,6 +303,8 @@ class Run:
             )
         figures = {**throughput.statistics(), "losses": loss.history}
         checkpoint, step = selection.latest(self.model_dir), self.current_step()
+        if not checkpoint:  # All steps so far were skipped.
+            raise interruption.Interrupted(f"Stopped by {self.stopper.name} before the first step.")
         self.record("train", checkpoint, step, {"loss": loss.value}, figures)
         if self.device.is_chief:
             curves.draw_or_warn(self.model_dir)

@@ -8,6 +8,7 @@ import amoeba_net_model
 import run
 from common.devices.cpu import Cpu
 from common.distribution import cluster
+from common.hooks import interruption
 from settings import RunOptions
 
 _ADDRESSES = '"cluster": {"worker": ["a:1", "b:1"], "evaluator": ["c:1"]}'
@@ -40,6 +41,16 @@ def test_modes(device, mode, expected, tmp_path):
     assert [call[0] for call in runs.return_value.method_calls] == expected
     if expected:
         assert runs.call_args[0][2].mode == ("eval" if "eval_mode" in expected else mode)
+
+
+def test_signal_before_the_first_step_that_counts(monkeypatch):
+    """The training has saved nothing, since all steps so far were skipped."""
+    monkeypatch.setattr(run.selection, "latest", lambda directory: None)
+    one = mock.MagicMock(hparams=amoeba_net_model.default_hparams(), options=RunOptions())
+    one.stopper.name, one.current_step.return_value, one.train_steps = "SIGTERM", 0, 10
+    with pytest.raises(interruption.Interrupted, match="by SIGTERM before the first step"):
+        run.Run.train(one, 10)
+    one.device.train.assert_called_once()
 
 
 def test_images_to_classify():

@@ -214,6 +214,7 @@ def export_onnx(checkpoint: str, hparams: HParams, export_dir: str, labels: Sequ
         ONNX_ATC_SCRIPT,
         image_size=hparams.image_size,
         model=ONNX_MODEL,
+        output="amoeba_net_onnx",
         framework=5,
         input_format="ND",  # There is no NHWC for ONNX.
     )

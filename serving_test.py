@@ -201,13 +201,13 @@ def test_frozen_graph_has_inference_nodes_only(export_dir):
 
 
 @pytest.mark.parametrize(
-    "script, model, framework, input_format",
+    "script, model, framework, input_format, output",
     [
-        (serving.ATC_SCRIPT, serving.FROZEN_GRAPH, 3, "NHWC"),
-        (serving.ONNX_ATC_SCRIPT, serving.ONNX_MODEL, 5, "ND"),
+        (serving.ATC_SCRIPT, serving.FROZEN_GRAPH, 3, "NHWC", "amoeba_net"),
+        (serving.ONNX_ATC_SCRIPT, serving.ONNX_MODEL, 5, "ND", "amoeba_net_onnx"),
     ],
 )
-def test_atc_scripts(export_dir, tmp_path, script, model, framework, input_format):
+def test_atc_scripts(export_dir, tmp_path, script, model, framework, input_format, output):
     directory = str(tmp_path / 'it\'s the "export" $HOME=*')
     os.symlink(export_dir, directory)
     atc = tmp_path / "atc"
@@ -223,7 +223,7 @@ def test_atc_scripts(export_dir, tmp_path, script, model, framework, input_forma
     ).stdout
     assert said.splitlines() == [
         directory,
-        *(f"--model={model}", f"--framework={framework}", "--output=amoeba_net_bs8"),
+        *(f"--model={model}", f"--framework={framework}", f"--output={output}_bs8"),
         *("--soc_version=Ascend310", f"--input_format={input_format}"),
         *("--input_shape=input:8,40,40,3", "--out_nodes=predictions:0", "--output_type=FP32"),
     ]

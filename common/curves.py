@@ -181,7 +181,7 @@ def main(argv=None):
     arguments = parser.parse_args(argv)
     try:
         print(draw(arguments.model_dir, arguments.output))
-    except UserError as error:
+    except (UserError, OSError) as error:
         sys.exit(f"curves.py: {error}")
 
 

@@ -4,6 +4,7 @@ A path may be a URL of a file system that TensorFlow knows, like s3://bucket/nam
 """
 
 import re
+import sys
 import threading
 from typing import Optional
 
@@ -23,11 +24,16 @@ def problem(path: str, has_checkpoints: bool = False) -> Optional[str]:
         has_checkpoints: whether checkpoints or SavedModels are there, or will be.
     """
     try:
-        path.encode("utf-8")
+        encoded = path.encode("utf-8")
     except UnicodeEncodeError:
         return (
             "the name is not UTF-8, and TensorFlow opens no other: rename it, or make a symbolic "
             "link to it and name that."
+        )
+    if path.encode(sys.getfilesystemencoding(), "replace") != encoded:
+        return (
+            "Python and TensorFlow would open different files, since this locale is not of UTF-8: "
+            "set LC_ALL=C.UTF-8, or use ASCII names."
         )
     found = has_checkpoints and _PATTERN.search(path)
     if found:

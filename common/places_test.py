@@ -1,5 +1,6 @@
 """Paths that TensorFlow cannot open are told from those that it can, in a sentence."""
 
+import sys
 import threading
 
 import pytest
@@ -28,6 +29,13 @@ def stat(monkeypatch):
 )
 def test_good_path(path):
     assert not places.problem(path)
+
+
+def test_locale_that_is_not_of_utf_8(monkeypatch):
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "latin-1")
+    assert not places.problem("/a")
+    for path in ("/\xfc", "/\u732b"):
+        assert "set LC_ALL=C.UTF-8" in places.problem(path)
 
 
 def test_file_system_that_this_tensorflow_has_not():

@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import io
 import logging
 import os
 import re
@@ -20,7 +21,10 @@ from common.runtime import tf
 
 
 def set_up():
-    """Makes TensorFlow log every line once, and build graphs faster."""
+    """Makes TensorFlow log every line once, and build graphs faster; any text can be printed."""
+    # The names of classes and files may have letters that the terminal's encoding has not.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     tf.logging.set_verbosity(tf.logging.INFO)
     logging.getLogger("tensorflow").propagate = False  # absl's handler would repeat each line.
     runtime.log_release()

@@ -7,6 +7,7 @@
 # with the settings that belong to it.
 set -euo pipefail
 image_size=224
+output=amoeba_net
 model=frozen_graph.pb
 framework=3
 input_format=NHWC
@@ -17,7 +18,7 @@ if ! command -v atc >/dev/null; then
 fi
 CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 batch=${1:-64}
-atc --model="$model" --framework="$framework" --output="amoeba_net_bs$batch" \
+atc --model="$model" --framework="$framework" --output="${output}_bs$batch" \
   --soc_version="${2:-Ascend310}" --input_format="$input_format" \
   --input_shape="input:$batch,$image_size,$image_size,3" --out_nodes="predictions:0" \
   --output_type=FP32

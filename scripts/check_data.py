@@ -320,6 +320,8 @@ def main(argv=None):
     seconds = time.time() - start
     print_reports(reports, seconds)
     damage = sum(len(report.damage) for report in reports.values())
+    verdict = f"{damage} problem{'s' * (damage > 1)}" if damage else "sound"
+    print(f"{options.data_dir}: {verdict}.")
     if options.result:
         result = {
             "data_dir": options.data_dir,
@@ -327,9 +329,10 @@ def main(argv=None):
             "seconds": round(seconds, 3),
             "splits": {split: report.as_dict() for split, report in reports.items()},
         }
-        files.write_text(options.result, json.dumps(result, indent=2, sort_keys=True) + "\n")
-    verdict = f"{damage} problem{'s' * (damage > 1)}" if damage else "sound"
-    print(f"{options.data_dir}: {verdict}.")
+        try:
+            files.write_text(options.result, json.dumps(result, indent=2, sort_keys=True) + "\n")
+        except (OSError, tf.errors.OpError) as error:
+            sys.exit(f"check_data.py: --result={options.result}: {error}")
     sys.exit(1 if damage else 0)
 
 

@@ -17,6 +17,7 @@ two dashes:
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 
@@ -29,6 +30,7 @@ from common.arguments import checkpoints_place
 from common.checkpoints import selection
 from common.data import tfrecords
 from common.errors import UserError
+from common.hooks import interruption
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -91,7 +93,18 @@ def training_command(options, checkpoint: str, info: dict) -> list:
 
 
 def _run(command: list):
-    status = subprocess.run(command, check=False).returncode
+    """Runs a program to its end; after a signal, that is in order, with a checkpoint."""
+    process = subprocess.Popen(command)
+
+    def end(number, frame):
+        process.send_signal(signal.SIGTERM)
+
+    old = {number: signal.signal(number, end) for number in interruption.SIGNALS}
+    status = process.wait()
+    for number, handler in old.items():
+        signal.signal(number, handler)
+    if status < 0:
+        sys.exit(f"fine_tune.py: {os.path.basename(command[1])} was ended by signal {-status}.")
     if status:
         sys.exit(status)  # The program has said why.
 

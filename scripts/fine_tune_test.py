@@ -2,10 +2,13 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from helpers import encode, run
+from helpers import ROOT, encode, run
 from scipy.misc import face
 from sklearn.datasets import load_sample_images
 
@@ -106,6 +109,36 @@ def test_the_report_names_what_was_exported(names, found, tmp_path, capsys):
     out = capsys.readouterr().out
     assert out.endswith(f"Exported model: {tmp_path}/export/{found}\n")
     assert "0.5000 of the 8 validation images are right" in out
+
+
+_PROGRAM = """
+import signal, sys, time
+def end(*_):
+    time.sleep(1)
+    print("ended in order", flush=True)
+    sys.exit(75)
+signal.signal(signal.SIGTERM, end)
+print("begun", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_the_training_in_order(number, tmp_path):
+    (tmp_path / "program.py").write_text(_PROGRAM)
+    run_it = f"fine_tune._run([sys.executable, '{tmp_path}/program.py'])"
+    code = f"import sys; sys.path.insert(0, '{ROOT}'); from scripts import fine_tune; {run_it}"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as begun:
+        assert begun.stdout.readline() == "begun\n"
+        begun.send_signal(number)
+        assert begun.stdout.read() == "ended in order\n"
+    assert begun.returncode == 75
+
+
+def test_program_that_is_killed_is_named():
+    kill = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    with pytest.raises(SystemExit, match="-c was ended by signal 9"):
+        fine_tune._run(kill)
 
 
 def test_network_flags_are_those_of_the_checkpoint(source, capsys):

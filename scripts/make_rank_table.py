@@ -29,7 +29,7 @@ def main(argv=None):
             print(f"{arguments.check} is a rank table of {arguments.devices} devices.")
             return
         files.write_text(arguments.output, json.dumps(make_table(arguments), indent=1) + "\n")
-    except UserError as error:
+    except (UserError, OSError) as error:
         sys.exit(f"make_rank_table.py: {error}")
 
 
@@ -69,7 +69,7 @@ def make_table(arguments):
 def read_addresses(path, device_ids):
     """Addresses of devices from the server's hccn.conf."""
     try:
-        with open(path) as f:
+        with open(path, encoding="utf-8", errors="replace") as f:
             found = dict(re.findall(r"^address_(\d+)=(\S+)", f.read(), re.MULTILINE))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): give --device_ips.") from error

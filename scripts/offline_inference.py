@@ -21,11 +21,11 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import numpy as np
 import tqdm
+from google.protobuf.message import DecodeError
 
 import amoeba_net_model
-import imagenet_input
 import serving
-from common import files
+from common import files, limits
 from common.arguments import integer, local_place, place
 from common.data import tfrecords
 from common.devices.cpu import CpuSession
@@ -49,7 +49,10 @@ def write_batches(data_dir: str, batches_dir: str, batch_size: int, image_size: 
     Raises:
         UserError: there are no shards, or not so many images.
     """
-    images = images or tfrecords.count_records(tfrecords.find_shards(data_dir, "validation"))
+    found = tfrecords.count_records(tfrecords.find_shards(data_dir, "validation"))
+    if images > found:
+        raise UserError(f"--num_images={images}: {data_dir} has {found} validation images.")
+    images = images or found
     hparams = amoeba_net_model.build_hparams()
     info = tfrecords.read_dataset_info(data_dir) or {}
     for name, value in {
@@ -59,7 +62,6 @@ def write_batches(data_dir: str, batches_dir: str, batch_size: int, image_size: 
         "num_label_classes": info.get("num_label_classes", hparams.num_label_classes),
     }.items():
         hparams.set_hparam(name, value)
-    imagenet_input.check_num_eval_images(data_dir, hparams)
     os.makedirs(batches_dir, exist_ok=True)
     index = os.path.join(batches_dir, INDEX)
     if os.path.exists(index):
@@ -88,15 +90,18 @@ def run_batches(frozen_graph: str, batches_dir: str, outputs_dir: str):
     index = _read_index(batches_dir)
     shape = [index["batch_size"], index["image_size"], index["image_size"], 3]
     os.makedirs(outputs_dir, exist_ok=True)
-    graph_def = tf.GraphDef()
-    with tf.io.gfile.GFile(frozen_graph, "rb") as file:
-        graph_def.ParseFromString(file.read())
     with tf.Graph().as_default() as graph, CpuSession() as session:
-        tf.import_graph_def(graph_def, name="")
-        images, predictions = (
-            graph.get_tensor_by_name(f"{name}:0")
-            for name in (serving.FROZEN_INPUT, serving.FROZEN_OUTPUT)
-        )
+        try:
+            with tf.io.gfile.GFile(frozen_graph, "rb") as file:
+                tf.import_graph_def(tf.GraphDef.FromString(file.read()), name="")
+            images, predictions = (
+                graph.get_tensor_by_name(f"{name}:0")
+                for name in (serving.FROZEN_INPUT, serving.FROZEN_OUTPUT)
+            )
+        except (DecodeError, KeyError, ValueError) as error:
+            raise UserError(
+                f"--frozen_graph={frozen_graph} is no graph that --mode=export wrote: {error}."
+            ) from error
         if not images.shape.is_compatible_with(shape):
             raise UserError(
                 f"{batches_dir} has batches of shape {list(shape)}, and {frozen_graph} takes "
@@ -166,8 +171,7 @@ def _output_name(i: int) -> str:
 def _read_index(batches_dir: str):
     path = os.path.join(batches_dir, INDEX)
     try:
-        with open(path) as file:
-            return json.load(file)
+        return limits.read_json(path)
     except FileNotFoundError:
         raise UserError(
             f"{path} is missing: `write` makes it when all batches are there."

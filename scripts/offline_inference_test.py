@@ -46,12 +46,19 @@ def test_write_run_and_score(tiny_model, tmp_path):
     )
     with pytest.raises(UserError, match=r"shape \[7, 39, 39, 3\], and .* takes \(\?, 40, 40, 3\)"):
         offline_inference.run_batches(graph, str(batches), str(outputs))
+    with pytest.raises(UserError, match="is no graph that --mode=export wrote"):
+        offline_inference.run_batches(__file__, str(batches), str(outputs))
     scored = _run("score", f"--batches_dir={batches}", f"--outputs_dir={outputs}")
     found = re.findall(r"^top_(\d)_accuracy = ([\d.]+) \((\d+) of 60\)$", scored.out, re.M)
     assert {int(k): float(count) for k, _, count in found} == pytest.approx(evaluate(tiny_model))
     assert [float(accuracy) for _, accuracy, _ in found] == pytest.approx(
         [int(count) / 60 for _, _, count in found]
     )
+
+
+def test_more_images_than_there_are(tiny_model, tmp_path):
+    with pytest.raises(UserError, match=r"^--num_images=61: .* has 60 validation images\."):
+        offline_inference.write_batches(tiny_model.data_dir, str(tmp_path), 7, 40, 61)
 
 
 def test_wrong_outputs(tmp_path):

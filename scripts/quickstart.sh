@@ -29,6 +29,7 @@ while true; do
   kill -0 "$training" 2>/dev/null || break
 done
 ((status == 0)) || exit "$status"
+[[ " ${*:2}" =~ \ --?(mode|model_dir|report_dir)(=|\ |$) ]] && exit  # Nothing is where it says.
 
 "$python" - "$model/results.json" <<'REPORT'
 import json, sys

@@ -140,7 +140,8 @@ main() {
   [[ $runtime == 2.15 ]] && packages=(-r "$root/requirements-2.15.txt")
   [[ $gpu == 1 ]] && packages+=("tensorflow[and-cuda]==2.15.1")
   wanted=$(cat "$root"/requirements-{common,constraints}.txt "${packages[1]}" | cksum)${packages[2]:-}
-  [[ $(cat "$venv/.requirements" 2>/dev/null) == "$wanted" ]] && return
+  # CUDA's libraries come last: what has them has what is wanted without them, too.
+  [[ $(cat "$venv/.requirements" 2>/dev/null) == "$wanted"* ]] && return
   check_runs
   echo "Installing ${packages[1]##*/} into $venv (about a minute, about 2 GB)"
   "$venv/bin/python" -m pip install --disable-pip-version-check -q "${packages[@]}"

@@ -107,6 +107,9 @@ def test_file_system_that_runs_no_programs(set_up, tmp_path):
 def test_gpu_installs_cudas_libraries(set_up):
     assert set_up(7, 11, GPU="1").returncode == 0
     assert set_up.installed()[0].endswith("/requirements-2.15.txt tensorflow[and-cuda]==2.15.1")
+    for variables in ({}, {"GPU": "1"}):
+        assert set_up(7, 11, **variables).returncode == 0
+    assert len(set_up.installed()) == 1  # Nothing was installed again.
 
 
 def test_other_processors_have_the_newer_release_only(set_up):

@@ -34,7 +34,7 @@ the checkpoint in the model directory, if there is one. Unknown options are igno
   --profiling=True       write a profile to output/<device>/profiling
   --over_dump=True       dump operators that overflow to output/<device>/overflow_dump
   --data_dump_flag=True  dump tensors to output/<device>/data_dump
-  --data_dump_step=STEPS only in these steps, like 0|5-10
+  --data_dump_step=STEPS only in these steps, like '0|5-10', in quotes
   --autotune=True        tune operators
   --bind_core=True       several devices: each process on its own part of the cores
   -h, --help             this text
@@ -107,9 +107,11 @@ check_switch() {
 
 # Whether to train on the NPU: as --accelerator says, else if there is one.
 wants_npu() {
-  local flag accelerator=auto
+  local flag last='' accelerator=auto
   for flag in ${extra[@]+"${extra[@]}"}; do
-    [[ $flag == --accelerator=* ]] && accelerator=${flag#*=}
+    [[ $flag =~ ^--?accelerator=(.*)$ ]] && accelerator=${BASH_REMATCH[1]}
+    [[ $last =~ ^--?accelerator$ ]] && accelerator=$flag
+    last=$flag
   done
   case $accelerator in
     npu) return 0 ;;

@@ -98,6 +98,7 @@ def test_without_npu_no_adapter_is_needed(flags, copy, pythons):
         ("davinci0", [], True),
         ("davinci11", ["--accelerator=npu"], True),
         ("davinci0", ["--accelerator=cpu"], False),
+        ("davinci0", ["-accelerator", "cpu"], False),
         ("davinci0", ["--accelerator=cpu", "--accelerator=auto"], True),
         ("davinci_manager", [], False),
     ],

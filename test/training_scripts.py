@@ -24,7 +24,7 @@ def stop_in_order(number, frame):
     time.sleep(1)
     sys.exit(75 if len(received) == 1 else 99)
 
-flags = dict(a[2:].split("=", 1) for a in sys.argv[1:])
+flags = dict(a[2:].split("=", 1) for a in sys.argv[1:] if "=" in a)
 model, rank = flags["model_dir"], os.environ.get("RANK_ID", "0")
 os.makedirs(model, exist_ok=True)
 kept = ("RANK_", "JOB_", "ASCEND_", "HCCL_", "FAKE_")

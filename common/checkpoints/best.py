@@ -31,7 +31,8 @@ def keep_if_best(
         best = None
     if os.path.dirname(checkpoint) != model_dir.rstrip("/"):
         return best
-    if best and best["top_1_accuracy"] >= top_1_accuracy:
+    # As results.json rounds it.
+    if best and best["top_1_accuracy"] >= float(str(top_1_accuracy)):
         return best
     consequence = f"The best accuracy so far, but {checkpoint} was deleted before it could be kept."
     with reading.warning_if_deleted(checkpoint, consequence):

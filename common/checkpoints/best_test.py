@@ -3,6 +3,7 @@
 import os
 import threading
 
+import numpy as np
 import pytest
 from helpers import checkpoint_file, checkpoint_path, save_checkpoints
 
@@ -26,6 +27,14 @@ def test_best_of_all_evaluations_is_kept(tmp_path):
         kept.append((found["global_step"], found["top_1_accuracy"]))
     assert kept == [(10, 0.5), (10, 0.5), (30, 0.6), (30, 0.6)]
     assert results.is_evaluated(directory, 40) and not results.is_evaluated(directory, 50)
+
+
+def test_equal_accuracy_replaces_nothing(model_dir):
+    accuracy = np.float32(0.8)  # As TensorFlow computes it; results.json has 0.8.
+    for step in (10, 20):
+        found = best.keep_if_best(model_dir, checkpoint_path(model_dir, step), step, accuracy)
+        results.append_result(model_dir, "eval", {"global_step": step, "best": found})
+    assert results.evaluations(model_dir)[-1]["best"]["global_step"] == 10
 
 
 def _best(model_dir):

@@ -152,7 +152,8 @@ def check_restorable(
             if name not in shapes and flag_of(name):
                 raise UserError(
                     f"The checkpoint {path} was written with another {flag_of(name)}: it has no "
-                    f"variable {name}. Use the flag it was trained with, or another --model_dir."
+                    f"variable {name}. Use the flag it was trained with, or another --model_dir, "
+                    "which may start from it with --init_checkpoint."
                 )
             raise UserError(
                 f"The checkpoint {path} is of another network: variable {name} should have shape "

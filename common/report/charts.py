@@ -116,7 +116,7 @@ def ticks(low: float, high: float) -> List[float]:
 
 
 def _number(value: float) -> str:
-    return escape(f"{value:,.6g}" if abs(value) >= 1e-3 or value == 0 else f"{value:.0e}")
+    return escape(f"{value:,.6g}" if abs(value) >= 1e-3 or value == 0 else f"{value:.3g}")
 
 
 def _range(values: Sequence[float]) -> Tuple[float, float]:

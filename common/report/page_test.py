@@ -112,9 +112,12 @@ def test_curves_of_the_training():
     assert "nan" not in re.search("<polyline[^>]*>", html).group(0)
 
 
-@pytest.mark.parametrize("low, high", [(0, 1), (0, 276), (-3.7, 0.02), (1e-5, 3e-5), (5e6, 6e6)])
+@pytest.mark.parametrize(
+    "low, high", [(0, 1), (0, 276), (-3.7, 0.02), (0, 2e-4), (1e-5, 3e-5), (5e6, 6e6)]
+)
 def test_ticks_are_few_and_in_the_range(low, high):
     found = charts.ticks(low, high)
+    assert len(set(map(charts._number, found))) == len(found)
     assert 2 <= len(found) <= 7 and min(found) >= low - 1e-9 and max(found) <= high * (1 + 1e-9)
 
 

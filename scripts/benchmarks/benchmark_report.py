@@ -93,7 +93,7 @@ def write(output_dir: str, num_classes: int, num_images: int) -> evaluation_repo
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--classes", type=integer(1), default=1001)
+    parser.add_argument("--classes", type=integer(2), default=1001)
     parser.add_argument("--images", type=integer(1), default=50_000)
     parser.add_argument("--output_dir", required=True)
     options = parser.parse_args(argv)

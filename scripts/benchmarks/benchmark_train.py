@@ -181,11 +181,6 @@ def step_of_mode(hparams, directory, mode, device=None):
     # Variables, so that nothing is folded and nothing is copied in.
     images = tf.Variable(tf.random_uniform([batch_size, size, size, 3], -1.0, 1.0), trainable=False)
     labels = tf.Variable(tf.ones([batch_size], tf.int32), trainable=False)
-    forward = tf.Graph()
-    with forward.as_default():
-        model_builder.build_network(
-            tf.zeros([1, size, size, 3]), hparams.num_label_classes, False, hparams
-        )
     spec = model.model_fn(images, labels, mode)
     fetch = [spec.train_op, spec.loss]
     if mode != tf.estimator.ModeKeys.TRAIN:
@@ -193,13 +188,24 @@ def step_of_mode(hparams, directory, mode, device=None):
     session = tf.Session(config=device.session_config(training=mode == "train"))
     session.run([tf.global_variables_initializer(), tf.local_variables_initializer()])
     operation = tf.group(fetch)
-    return lambda: session.run(operation), model_builder.count_multiply_adds(forward)
+    return lambda: session.run(operation), _multiply_adds(hparams)
+
+
+def _multiply_adds(hparams):
+    """The network's, an image; the frozen graph has folded a few of them."""
+    size = hparams.image_size
+    with tf.Graph().as_default() as forward:
+        model_builder.build_network(
+            tf.zeros([1, size, size, 3]), hparams.num_label_classes, False, hparams
+        )
+    return model_builder.count_multiply_adds(forward)
 
 
 def _step_of_frozen(hparams, directory, device):
-    """A function that runs one batch of the frozen graph; no multiply-adds, they are eval's."""
+    """A function that runs one batch of the frozen graph, and the network's multiply-adds."""
     graph_def = serving.freeze(random_checkpoint(hparams, directory), hparams)
-    return step_of_frozen_graph(graph_def, random_images(hparams), device), None
+    step = step_of_frozen_graph(graph_def, random_images(hparams), device)
+    return step, _multiply_adds(hparams)
 
 
 def random_checkpoint(hparams, directory):
@@ -295,7 +301,11 @@ def _rows(configuration, figures):
         if part == "peak":
             continue
         seconds = np.array(row["seconds"])
-        multiply_adds = next(f["multiply_adds"] for f in figures.values() if f["multiply_adds"])
+        multiply_adds = next(
+            f["multiply_adds"]
+            for (_, name), f in figures.items()
+            if f["multiply_adds"] and name != "peak"
+        )
         work_of_step = 2 * _PASSES[part] * multiply_adds * configuration["batch_size"]
         peak = 2 * np.max(
             [

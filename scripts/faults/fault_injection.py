@@ -113,7 +113,7 @@ def parse_arguments(argv):
         "--seed", type=integer(0), default=1, help="of the schedule and of the training"
     )
     parser.add_argument("--interval", type=integer(1), default=2, help="steps between checkpoints")
-    parser.add_argument("--steps", type=integer(1), default=276, help="steps of the training")
+    parser.add_argument("--steps", type=integer(3), default=276, help="steps of the training")
     parser.add_argument("--batch_size", type=integer(1), default=64)
     parser.add_argument("--output", default=os.path.join(ROOT, "quickstart_run", "faults"))
     parser.add_argument("--undisturbed", type=int, default=1, help="0: without the comparison")
@@ -264,6 +264,7 @@ def small_disk(directory: str, size: int):
 def train_undisturbed(arguments, data: str) -> Dict[str, object]:
     """The last evaluation of the same training without faults."""
     model_dir = os.path.join(arguments.output, "undisturbed")
+    shutil.rmtree(model_dir, ignore_errors=True)
     with open(os.path.join(arguments.output, "undisturbed.log"), "wb") as log:
         subprocess.run(
             command(arguments, data, model_dir), stdout=log, stderr=subprocess.STDOUT, check=True

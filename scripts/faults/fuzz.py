@@ -3,7 +3,7 @@
 
     python scripts/faults/fuzz.py --target=tar --seconds=60 --seed=1
 
-It needs atheris: pip install atheris==3.0.0, on Python 3.11 or later. The targets are in fuzzing/.
+It needs atheris: pip install atheris==3.0.0, on Python 3.11. The targets are in fuzzing/.
 Any error but a UserError, a hang, or more than --memory MiB end the program, and the input is kept
 as a file in --corpus or in the current directory. A hang is a minute of the processor's time, or an
 hour by the clock. Such a file, or any other, is tried alone with --input=FILE, which does not need
@@ -38,9 +38,7 @@ def main(argv=None):
     arguments = parse_arguments(argv)
     with tempfile.TemporaryDirectory() as directory:
         if arguments.input:
-            from scripts.faults import fuzzing
-
-            target = fuzzing.TARGETS[arguments.target](directory)
+            target = make_target(arguments.target, directory)
             with open(arguments.input, "rb") as file:
                 target.run(file.read())
             print("No crash, no hang.")
@@ -60,22 +58,30 @@ def parse_arguments(argv):
     return parser.parse_args(argv)
 
 
+def make_target(name: str, directory: str):
+    from scripts.faults import fuzzing  # Not before the fuzzer can instrument it.
+
+    if name not in fuzzing.TARGETS:
+        sys.exit(f"--target={name}: expected one of {', '.join(fuzzing.TARGETS)}.")
+    return fuzzing.TARGETS[name](directory)
+
+
 def fuzz(arguments, directory: str):
     """Does not return: the fuzzer ends the process."""
     try:
         import atheris
     except ImportError as error:
-        sys.exit(f"{error}: pip install atheris==3.0.0, on Python 3.11 or later.")
+        sys.exit(f"{error}: pip install atheris==3.0.0, on Python 3.11.")
 
     with atheris.instrument_imports(include=_INSTRUMENTED):
         from PIL import Image
 
-        from scripts.faults import fuzzing
+        from scripts.faults import fuzzing  # noqa: F401 (see `make_target`)
         from scripts.faults.fuzzing.target import end_hangs
 
         Image.init()  # Imports what reads the formats.
 
-    target = fuzzing.TARGETS[arguments.target](directory)
+    target = make_target(arguments.target, directory)
     corpus = arguments.corpus or os.path.join(directory, "corpus")
     os.makedirs(corpus, exist_ok=True)
     seeds = list(target.seeds())

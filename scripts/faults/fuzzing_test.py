@@ -33,6 +33,11 @@ def test_target(name, tmp_path):
             raise
 
 
+def test_target_that_is_not_there():
+    with pytest.raises(SystemExit, match="--target=zip: expected one of records, examples, im"):
+        fuzz.main(["--target=zip", "--input=x"])
+
+
 def test_input_by_itself(tmp_path, capsys):
     (tmp_path / "input").write_bytes(b"no tar")
     fuzz.main(["--target=tar", f"--input={tmp_path / 'input'}"])

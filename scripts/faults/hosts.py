@@ -36,11 +36,12 @@ _BAD_LINKS = {
 }
 _STEPS_WITH_FAULT = 20
 _ENDLESS = 10_000_000
+_CLOCK = "clock an hour ahead"
 GOING_ON = (
     "link cut for 5 s",
     *_BAD_LINKS,
     "process stopped for 5 s",
-    "clock an hour ahead",
+    _CLOCK,
     "directory read-only on a worker",
 )
 ENDING = (
@@ -128,14 +129,17 @@ def parse_arguments(argv):
     )
     parser.add_argument("--stall_timeout", type=integer(1), default=20, help="of the training (20)")
     parser.add_argument("flags", nargs="*", help="flags of amoeba_net.py, after --")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if _CLOCK in (arguments.faults or ()) and not glob.glob(FAKETIME):
+        parser.error(f"--faults={_CLOCK!r} needs Debian's package libfaketime.")
+    return arguments
 
 
 def default_faults() -> List[str]:
     faults = [*GOING_ON, *ENDING]
     if not glob.glob(FAKETIME):
         print("Skipped the clock: that needs Debian's package libfaketime.")
-        faults.remove("clock an hour ahead")
+        faults.remove(_CLOCK)
     return faults
 
 

@@ -58,17 +58,23 @@ class Usage(NamedTuple):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=integer(1), default=20000)
+    # The trend needs a result in the first tenth; there is one each 450 steps.
+    parser.add_argument("--steps", type=integer(3000), default=20000)
     parser.add_argument(
         "--signal_steps", type=integer(1), default=1000, help="steps between signals"
     )
     parser.add_argument("--interval", type=integer(1), default=50, help="steps between two looks")
     parser.add_argument("--tolerance", type=float, default=0.02, help="largest growth (0.02)")
-    parser.add_argument("--output", default=os.path.join(ROOT, "quickstart_run", "soak"))
+    parser.add_argument(
+        "--output",
+        default=os.path.join(ROOT, "quickstart_run", "soak"),
+        help="directory, in which digits/ and model/ are made anew",
+    )
     parser.add_argument("flags", nargs="*", help="of amoeba_net.py, after --")
     arguments = parser.parse_args(argv)
     data = os.path.join(arguments.output, "digits")
-    shutil.rmtree(arguments.output, ignore_errors=True)
+    for name in ("digits", "model"):
+        shutil.rmtree(os.path.join(arguments.output, name), ignore_errors=True)
     make_digits.make_digits(data)
     damage_one_record(data)
     training = Training(arguments, data)
