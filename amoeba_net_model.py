@@ -66,7 +66,7 @@ _DEFAULTS = {
     "label_smoothing": 0.1,
     "drop_connect_keep_prob": 1.0,
     "drop_connect_version": "v1",
-    "drop_connect_burn_in_steps": None,  # Steps to full strength (v1, v3); None: all of training.
+    "drop_connect_burn_in_steps": None,  # Steps to full strength (v1, v3); None: `num_epochs`.
     "dense_dropout_keep_prob": 0.5,
     "batch_norm_decay": 0.9,
     "batch_norm_epsilon": 1e-5,
@@ -348,7 +348,7 @@ def eval_loss(hparams: HParams, logits, labels) -> tf.Tensor:
     The Estimator averages the losses of batches, of which the last may hold fewer images.
     """
     losses = tf.losses.softmax_cross_entropy(
-        tf.one_hot(legal(labels), logits.shape.as_list()[1]),
+        tf.one_hot(legal(labels), hparams.num_label_classes),
         logits,
         label_smoothing=hparams.label_smoothing,
         reduction=tf.losses.Reduction.NONE,

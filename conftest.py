@@ -27,7 +27,7 @@ def pytest_configure(config):
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Slow ones first: at the end, all processes have something to do."""
+    """Slow ones before all others that stand alone: short ones fill both processes at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

@@ -367,6 +367,12 @@ def test_nothing_but_bad_records_ends(tmp_path, on_bad_record, images, is_traini
             _evaluate(tmp_path, **values)
 
 
+def test_synthetic_batches_are_full():
+    values = {"num_eval_images": 10, "eval_batch_size": 8}
+    assert imagenet_input.num_evaluated_images(_hparams(**values)) == 10
+    assert imagenet_input.num_evaluated_images(_hparams(synthetic_data=True, **values)) == 16
+
+
 def test_missing_shard(tmp_path, warnings):
     os.remove(_write(tmp_path)[1])
     with pytest.raises(UserError, match="1 of 4 train shards are missing, train-00001-of-00004"):

@@ -46,7 +46,10 @@ def find_images(patterns: Sequence[str]) -> List[str]:
         parts = [pattern] if _matches(pattern) else pattern.split(",")
         for part in filter(None, parts):
             for match in _matches(part) or [part]:
-                paths += _images_below(match) if os.path.isdir(match) else [match]
+                if not os.path.isdir(match):
+                    paths.append(match)
+                elif not part.endswith("**"):  # That matches the files in folders, too.
+                    paths += _images_below(match)
     if not paths:
         raise UserError(f"--image_paths={','.join(patterns)}: there are no images there.")
     return list(dict.fromkeys(paths))

@@ -156,6 +156,7 @@ def test_find_images(odd_dir, tmp_path):
     assert found("*.png", "readme.txt", "a.png") == ["a.png", "readme.txt"]
     assert found("**/*.gif") == ["folder/c.gif"]
     assert found("fold*") == ["folder/c.gif"]
+    assert found("folder/**") == ["folder/c.gif"]
     assert found("a,b.jpg") == ["a,b.jpg"]
     assert found(f"a.png,{tmp_path}/b.JPG") == ["a.png", "b.JPG"]
     assert found("missing*.jpg") == ["missing*.jpg"]

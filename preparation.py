@@ -157,8 +157,8 @@ def check(hparams: HParams, run: RunOptions):
         raise UserError("--deterministic_input needs --random_seed.")
     if run.trains and not (run.train_steps or model_builder.num_train_steps(hparams)):
         raise UserError(
-            f"--num_epochs={hparams.num_epochs} is less than a step: {hparams.num_train_images} "
-            f"training images are one batch of --train_batch_size={hparams.train_batch_size}."
+            f"--num_epochs={hparams.num_epochs} is less than a step: an epoch has "
+            f"{hparams.num_train_images} images, and --train_batch_size={hparams.train_batch_size}."
         )
     if run.trains and run.checkpoint_path:
         raise UserError(
@@ -259,7 +259,8 @@ def _check_device(hparams: HParams, run: RunOptions, device: Device):
         )
     if not run.only_reads_checkpoint:
         _check_batch_size("eval_batch_size", hparams)
-        if hparams.eval_drop_remainder and not imagenet_input.num_eval_batches(hparams):
+        no_batch = hparams.eval_drop_remainder and not imagenet_input.num_eval_batches(hparams)
+        if no_batch and run.mode != "train":
             raise UserError(
                 f"--eval_drop_remainder leaves no batch: --num_eval_images="
                 f"{hparams.num_eval_images} is less than --eval_batch_size="

@@ -112,7 +112,7 @@ def test_an_export_runs_on_the_cpu():
         ),
         (
             ["--num_epochs=0.5", "--num_train_images=64", "--train_batch_size=64"],
-            "--num_epochs=0.5 is less than a step: 64 training images are one batch of "
+            "--num_epochs=0.5 is less than a step: an epoch has 64 images, and "
             "--train_batch_size=64.",
         ),
         (

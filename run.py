@@ -303,7 +303,7 @@ class Run:
             )
         figures = {**throughput.statistics(), "losses": loss.history}
         checkpoint, step = selection.latest(self.model_dir), self.current_step()
-        if not checkpoint:  # All steps so far were skipped.
+        if not checkpoint and self.stopper.name:  # All steps so far were skipped.
             raise interruption.Interrupted(f"Stopped by {self.stopper.name} before the first step.")
         self.record("train", checkpoint, step, {"loss": loss.value}, figures)
         if self.device.is_chief:

@@ -27,6 +27,7 @@ import settings
 from common import files, process
 from common.checkpoints import reading, selection
 from common.data.class_names import class_names
+from common.data.tfrecords import read_dataset_info
 from common.devices.cpu import Cpu, CpuSession
 from common.devices.device import Device
 from common.errors import UserError
@@ -87,6 +88,14 @@ def evaluate_module(chosen: settings.Settings):
     imagenet_input.check_num_eval_images(options.data_dir, hparams)
     module_path = os.path.join(options.export_dir, CLASSIFICATION)
     hparams.image_size = module_image_size(module_path)
+    classes = module_classes(module_path)
+    is_known = "num_label_classes" in chosen.given or read_dataset_info(options.data_dir)
+    if is_known and hparams.num_label_classes != classes:
+        raise UserError(
+            f"{module_path} has {classes} classes, and {options.data_dir} has "
+            f"{hparams.num_label_classes}, the background included: use the module's data."
+        )
+    hparams.num_label_classes = classes
     pipeline = amoeba_net_model.InputPipeline(False, options.data_dir, hparams, eval_from_hub=True)
     device = preparation.choose_device(chosen)
     with pipeline.naming_bad_records():
@@ -200,6 +209,12 @@ def module_image_size(module_path: str) -> int:
     return height
 
 
+def module_classes(module_path: str) -> int:
+    """Number of classes of a classification module."""
+    spec = hub.load_module_spec(module_path)
+    return spec.get_output_info_dict("image_classification")["default"].get_shape().as_list()[1]
+
+
 def eval_from_hub(
     module_path: str,
     input_fn: Callable,
@@ -211,7 +226,7 @@ def eval_from_hub(
     Args:
         module_path: directory of the module.
         input_fn: returns a dataset of (images in [0, 1], labels).
-        hparams: those of the evaluation and `label_smoothing` are used.
+        hparams: `num_label_classes`, `label_smoothing`, and those of the evaluation are used.
         device: the device to run on; None for the CPU.
 
     Returns:

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 import tensorflow_hub as hub
-from helpers import run
+from helpers import run, settings_of
 
 import amoeba_net_model
 import tf_hub
@@ -118,6 +118,13 @@ def test_eval_from_hub_equals_evaluation(tiny_model, modules):
         name = f"top_{k}_accuracy"
         assert round(found[name] * 60) == pytest.approx(expected[name] * 60, abs=1e-4)
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+
+
+def test_data_of_other_classes(tiny_model, modules):
+    arguments = ["--mode=eval", f"--export_dir={modules}", f"--data_dir={tiny_model.data_dir}"]
+    chosen = settings_of(*arguments, "--num_eval_images=60", "--num_label_classes=5")
+    with pytest.raises(UserError, match=r"classification has 11 classes, and .* has 5, the back"):
+        tf_hub.evaluate_module(chosen)
 
 
 def test_what_is_no_module(tiny_model, modules, tmp_path):

@@ -93,13 +93,16 @@ def training_command(options, checkpoint: str, info: dict) -> list:
 
 
 def _run(command: list):
-    """Runs a program to its end; after a signal, that is in order, with a checkpoint."""
-    process = subprocess.Popen(command)
+    """Runs a program to its end, also after a signal: training then saves a checkpoint."""
+    process = None
 
     def end(number, frame):
-        process.send_signal(signal.SIGTERM)
+        if process and number != signal.SIGINT:  # That is sent to both programs, by Ctrl-C.
+            process.send_signal(number)
 
-    old = {number: signal.signal(number, end) for number in interruption.SIGNALS}
+    signals = [s for s in interruption.SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
+    old = {number: signal.signal(number, end) for number in signals}
+    process = subprocess.Popen(command)
     status = process.wait()
     for number, handler in old.items():
         signal.signal(number, handler)

@@ -118,19 +118,25 @@ def end(*_):
     print("ended in order", flush=True)
     sys.exit(75)
 signal.signal(signal.SIGTERM, end)
+signal.signal(signal.SIGINT, end)
 print("begun", flush=True)
-time.sleep(600)
+time.sleep(60)
+print("not ended", flush=True)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_ends_the_training_in_order(number, tmp_path):
+@pytest.mark.parametrize(
+    "number, send", [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill)], ids=["Ctrl-C", "kill"]
+)
+def test_signal_ends_the_training_in_order(number, send, tmp_path):
     (tmp_path / "program.py").write_text(_PROGRAM)
     run_it = f"fine_tune._run([sys.executable, '{tmp_path}/program.py'])"
     code = f"import sys; sys.path.insert(0, '{ROOT}'); from scripts import fine_tune; {run_it}"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as begun:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as begun:
         assert begun.stdout.readline() == "begun\n"
-        begun.send_signal(number)
+        send(begun.pid, number)
         assert begun.stdout.read() == "ended in order\n"
     assert begun.returncode == 75
 

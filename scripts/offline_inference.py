@@ -24,6 +24,7 @@ import tqdm
 from google.protobuf.message import DecodeError
 
 import amoeba_net_model
+import imagenet_input
 import serving
 from common import files, limits
 from common.arguments import integer, local_place, place
@@ -49,11 +50,11 @@ def write_batches(data_dir: str, batches_dir: str, batch_size: int, image_size: 
     Raises:
         UserError: there are no shards, or not so many images.
     """
-    found = tfrecords.count_records(tfrecords.find_shards(data_dir, "validation"))
+    hparams = amoeba_net_model.build_hparams()
+    found = tfrecords.count_records(imagenet_input.find_shards(data_dir, "validation", hparams))
     if images > found:
         raise UserError(f"--num_images={images}: {data_dir} has {found} validation images.")
     images = images or found
-    hparams = amoeba_net_model.build_hparams()
     info = tfrecords.read_dataset_info(data_dir) or {}
     for name, value in {
         "eval_batch_size": batch_size,
@@ -171,7 +172,10 @@ def _output_name(i: int) -> str:
 def _read_index(batches_dir: str):
     path = os.path.join(batches_dir, INDEX)
     try:
-        return limits.read_json(path)
+        index = limits.read_json(path)
+        if not {"batch_size", "image_size", "labels"} <= set(index):
+            raise UserError(f"{path} is none that `write` made.")
+        return index
     except FileNotFoundError:
         raise UserError(
             f"{path} is missing: `write` makes it when all batches are there."

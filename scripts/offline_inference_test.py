@@ -82,6 +82,9 @@ def test_wrong_outputs(tmp_path):
         offline_inference.score(directory, directory)
     output(1, 6)
     assert offline_inference.score(directory, directory)["images"] == 3
+    (tmp_path / "batches.json").write_text("{}")
+    with pytest.raises(UserError, match=r"batches.json is none that `write` made"):
+        offline_inference.score(directory, directory)
     with pytest.raises(UserError, match=r"batches.json is missing"):
         offline_inference.score(os.path.join(directory, "other"), directory)
 

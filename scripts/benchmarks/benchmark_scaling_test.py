@@ -17,11 +17,21 @@ def test_one_process_and_two_together_train(monkeypatch):
         assert speed > 0
 
 
+def test_a_turn(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    speeds = {(1, 1): [5.0], (2, 1): [8.0], (1, 2): [4.0, 3.0]}
+    monkeypatch.setattr(
+        benchmark_scaling, "_train", lambda network, steps, n, cores: speeds[n, len(cores)]
+    )
+    assert benchmark_scaling.measure("default", 2, 1) == {"one": 5.0, "together": 8.0, "apart": 7.0}
+
+
 def test_ratios_are_those_of_the_speeds_that_are_printed(monkeypatch, capsys):
     turns = iter(
         [{"one": 2.0, "together": 3.0, "apart": 4.0}, {"one": 1.0, "together": 1.0, "apart": 1.0}]
     )
     monkeypatch.setattr(benchmark_scaling, "measure", lambda *_: next(turns))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     benchmark_scaling.main(["--turns=2"])
     assert capsys.readouterr().out.splitlines() == [
         "images/s: one 2.00, together 3.00, apart 4.00",

@@ -58,7 +58,7 @@ class Usage(NamedTuple):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    # The trend needs a result in the first tenth; there is one each 450 steps.
+    # There is a result each 450 steps, and the trend needs one around the first tenth.
     parser.add_argument("--steps", type=integer(3000), default=20000)
     parser.add_argument(
         "--signal_steps", type=integer(1), default=1000, help="steps between signals"
