@@ -18,7 +18,11 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    """Before TensorFlow looks for devices: one test would take all of a GPU's memory."""
+    """Before TensorFlow looks for devices: one test would take all of a GPU's memory.
+
+    Nor do requests to this host go to a proxy.
+    """
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = "localhost,127.0.0.1"
     if config.getoption("--gpu"):
         os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
     else:
@@ -56,3 +60,11 @@ def model_dir(tmp_path):
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
     return helpers.TinyModel(str(tmp_path_factory.mktemp("tiny_model")))
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tiny_model, tmp_path_factory):
+    """A directory with the tiny model's exports in all formats."""
+    directory = str(tmp_path_factory.mktemp("tiny_export"))
+    tiny_model.export(directory)
+    return directory

@@ -469,14 +469,6 @@ def test_training_and_evaluation_with_damage(tmp_path):
     assert "is truncated" in log and "Traceback" not in log
 
 
-def test_deterministic_input_needs_a_seed(tmp_path):
-    log = run(
-        "amoeba_net.py", "--synthetic_data", f"--model_dir={tmp_path}", "--deterministic_input",
-        *_SMALL, status=1,
-    ).log  # fmt: skip
-    assert "--deterministic_input needs --random_seed" in log
-
-
 def test_data_that_vanishes_is_named(tmp_path):
     data = tmp_path / "data"
     data.mkdir()

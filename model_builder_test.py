@@ -81,9 +81,10 @@ def test_smallest_image_size(is_training, smallest):
                 if "aux_logits/Conv" not in v.op.name
             }
 
-    assert variables(smallest) == variables(96)
+    large = variables(96)
+    assert variables(smallest) == large
     try:
-        assert variables(smallest - 1) != variables(96)
+        assert variables(smallest - 1) != large
     except ValueError:
         assert is_training  # No room for the auxiliary head's average pool.
 
@@ -147,11 +148,13 @@ def test_regularization_covers_all_convolutions_and_fully_connected_layers():
 def test_drop_path_reaches_the_network():
     """A network that drops nearly everything differs between runs, one that keeps all does not."""
     hparams = _hparams(image_size=19, use_aux_head=False, drop_connect_version="v2")
-    hparams.drop_connect_keep_prob = 0.1
-    logits, _ = _build(hparams)
-    with tf.Session() as session:
-        session.run(tf.global_variables_initializer())
-        assert not np.allclose(session.run(logits), session.run(logits))
+    for probability in (0.1, 1.0):
+        hparams.drop_connect_keep_prob = probability
+        with tf.Graph().as_default(), tf.Session() as session:
+            logits, _ = _build(hparams)
+            session.run(tf.global_variables_initializer())
+            differ = not np.allclose(session.run(logits), session.run(logits))
+        assert differ == (probability < 1)
 
 
 def test_one_batch_is_overfitted():

@@ -11,6 +11,7 @@ import pytest
 from helpers import encode, flags, many_scans, run, truncate
 from PIL import Image
 
+import exported_model
 import prediction
 import serving
 from common import limits
@@ -77,10 +78,8 @@ def odd_dir(tmp_path_factory):
     return directory
 
 
-def test_answers_are_those_of_the_saved_model(tiny_model, classify, image_dir, tmp_path):
-    path = serving.export_saved_model(
-        tiny_model.checkpoint, tiny_model.hparams, str(tmp_path), ["labels"]
-    )
+def test_answers_are_those_of_the_saved_model(tiny_model, tiny_export, classify, image_dir):
+    path = exported_model.find(tiny_export)
     with tf.Graph().as_default(), tf.Session() as session:
         signature = tf.saved_model.load(session, ["serve"], path).signature_def["serving_default"]
         expected = session.run(
@@ -232,24 +231,6 @@ def test_program_draws_pictures(tiny_model, image_dir, tmp_path):
     left, right = pictures[0][12:332, 12:332], pictures[0][12:332, 344:664]
     # The left image is grey as the digit is, the right one has the colours of the map.
     assert np.ptp(left.astype(int), axis=2).max() < 12 < np.ptp(right.astype(int), axis=2).max()
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (["--image_paths=x.jpg", "--explain_dir=FILE"], "--explain_dir=FILE cannot be written to"),
-        (["--explain_dir=DIR"], "--explain_dir=DIR needs --image_paths."),
-    ],
-)
-def test_wrong_explain_dir(tiny_model, tmp_path, arguments, message):
-    (tmp_path / "file").write_text("")
-    places = {"FILE": str(tmp_path / "file"), "DIR": str(tmp_path)}
-    for word, path in places.items():
-        arguments = [argument.replace(word, path) for argument in arguments]
-        message = message.replace(word, path)
-    model_dir, data_dir = f"--model_dir={tiny_model.model_dir}", f"--data_dir={tiny_model.data_dir}"
-    done = run_program(tiny_model, "--mode=predict", model_dir, data_dir, *arguments, status=1)
-    assert f"amoeba_net.py: {message}" in done.err and "Traceback" not in done.log
 
 
 def test_program_exports(tiny_model, tmp_path):

@@ -161,6 +161,19 @@ def test_an_export_runs_on_the_cpu():
             "--eval_batch_size=64.",
         ),
         (["--model_dir=/dev/null/m"], "--model_dir=/dev/null/m cannot be written to: "),
+        (["--model_dir=/sys/model"], "--model_dir=/sys/model cannot be written to: "),
+        (
+            ["--mode=train", "--report_dir={tmp}"],
+            "--report_dir={tmp} works with --mode=eval and --mode=train_and_eval only, not with "
+            "--mode=train.",
+        ),
+        (["--report_dir=/dev/null"], "--report_dir=/dev/null cannot be written to: "),
+        (["--mode=eval", "--report_dir=/proc/x"], "--report_dir=/proc/x cannot be written to: "),
+        (["--mode=predict", "--explain_dir={tmp}"], "--explain_dir={tmp} needs --image_paths."),
+        (
+            ["--mode=predict", "--image_paths=x.jpg", "--explain_dir=/dev/null"],
+            "--explain_dir=/dev/null cannot be written to: ",
+        ),
         (["--train_batch_size=1000000000"], "--train_batch_size=1000000000: the "),
         (["--mode=eval", "--eval_batch_size=1000000000"], "--eval_batch_size=1000000000: the "),
     ],

@@ -22,14 +22,8 @@ _TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module")
-def export_dir(tiny_model, tmp_path_factory):
-    directory = str(tmp_path_factory.mktemp("export"))
-    labels = class_names(tiny_model.data_dir, 11)
-    args = (tiny_model.checkpoint, tiny_model.hparams, directory, labels)
-    serving.export_saved_model(*args, warmup_batch_sizes=[1, 3], model_name="tiny")
-    serving.export_frozen_graph(*args)
-    serving.export_onnx(*args)
-    return directory
+def export_dir(tiny_export):
+    return tiny_export
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,8 @@ def stat(monkeypatch):
 @pytest.mark.parametrize(
     "path", ["", "a b", "中文/\n'\"$*?[\\", "a:/b", "s3:/b", "file:///none/at/all"]
 )
-def test_good_path(path):
+def test_good_path(path, monkeypatch):
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "utf-8")
     assert not places.problem(path)
 
 
@@ -38,9 +39,10 @@ def test_locale_that_is_not_of_utf_8(monkeypatch):
         assert "set LC_ALL=C.UTF-8" in places.problem(path)
 
 
-def test_file_system_that_this_tensorflow_has_not():
+def test_file_system_that_this_tensorflow_has_not(stat):
     expected = f"TensorFlow {tf.__version__} has no file system nonesuch:// here. Mount it, or work"
     assert places.problem("nonesuch://bucket/name").startswith(expected)
+    stat(lambda: tf.errors.NotFoundError(None, None, "libhdfs.so: cannot open shared object file"))
     assert "has no file system hdfs:// here" in places.problem("hdfs://host/name")
 
 

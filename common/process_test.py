@@ -39,11 +39,11 @@ def test_letters_that_the_terminal_has_not(monkeypatch):
 
 def test_too_large_for_the_device(graph):
     with pytest.raises(tf.errors.ResourceExhaustedError) as found, tf.Session() as session:
-        session.run(tf.fill([10**6, 10**7], tf.placeholder_with_default(1.0, [])))
+        session.run(tf.fill([10**6, 10**9], tf.placeholder_with_default(1.0, [])))
     for model_dir in (None, "/"):
         with pytest.raises(SystemExit) as ended:
             with process.exiting_with_a_sentence("/x/a.py", model_dir):
                 raise found.value
         assert ended.value.code.startswith(
-            "a.py: CPU:0 has no memory left for a tensor with shape[1000000,10000000]. Use a sma"
+            "a.py: CPU:0 has no memory left for a tensor with shape[1000000,1000000000]. Use a sma"
         )

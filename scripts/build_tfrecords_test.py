@@ -111,10 +111,14 @@ def imagenet_tars(tmp_path_factory):
     return root
 
 
+_tars = pytest.mark.xdist_group("imagenet_tars")  # Which take long to make.
+
+
 def _imagenet_flags(root):
     return f"--synset_list={root / 'synsets_by_id.txt'}", "--num_train_shards=8"
 
 
+@_tars
 def test_imagenet_from_tars(imagenet_tars, tmp_path):
     output, _ = _build(imagenet_tars, tmp_path, *_imagenet_flags(imagenet_tars))
     assert "1 CMYK JPEG, 1 PNG" in output
@@ -152,6 +156,7 @@ def test_imagenet_from_tars(imagenet_tars, tmp_path):
     assert info["splits"]["validation"]["images"] == 20
 
 
+@_tars
 def test_imagenet_from_folders_makes_the_same_shards(imagenet_tars, tmp_path):
     source, shards = tmp_path / "extracted", tmp_path / "shards"
     with tarfile.open(str(imagenet_tars / "ILSVRC2012_img_train.tar")) as outer:

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 
 import pytest
 from helpers import claim_length, encode, flip, noise, run, write_shards
@@ -137,10 +138,12 @@ def test_records_before_damage_are_checked(data_dir, monkeypatch, together):
     assert [damage.record for damage in report.damage] == [2, 4]
 
 
+@pytest.mark.xdist_group("dataset_info")
 class TestWithDatasetInfo:
-    @pytest.fixture
-    def data_dir(self, tmp_path):
+    @pytest.fixture(scope="class")
+    def built(self, tmp_path_factory):
         """A data set that build_tfrecords.py made: 3 classes, 3 training shards, 2 others."""
+        tmp_path = tmp_path_factory.mktemp("built")
         for c in ("ant", "bee", "cat"):
             (tmp_path / "photos" / c).mkdir(parents=True)
             for i in range(8):
@@ -148,6 +151,12 @@ class TestWithDatasetInfo:
         flags = "--num_train_shards=3", "--num_validation_shards=2", "--validation_fraction=0.25"
         paths = f"--source_dir={tmp_path / 'photos'}", f"--output_dir={tmp_path / 'data'}"
         run("scripts/build_tfrecords.py", *paths, *flags)
+        return tmp_path / "data"
+
+    @pytest.fixture
+    def data_dir(self, built, tmp_path):
+        """A copy of it."""
+        shutil.copytree(str(built), str(tmp_path / "data"))
         return tmp_path / "data"
 
     def test_sound(self, data_dir):

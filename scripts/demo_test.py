@@ -326,9 +326,10 @@ def test_dropped_image_shows_the_map_of_the_chosen_class(tiny_model, browser, pa
 @browsers.needed
 def test_camera_and_too_many_files(browser, page, tmp_path):
     browser.find_element("css selector", "#camera").click()
+    from selenium.webdriver.support.ui import WebDriverWait
+
     video = "return document.getElementById('video').videoWidth"
-    while not browser.execute_script(video):
-        pass
+    WebDriverWait(browser, 300).until(lambda _: browser.execute_script(video))
     browser.find_element("css selector", "#shoot").click()
     ((name, bars, _),) = page(1)
     assert name.startswith("Camera, ") and len(bars) == 5

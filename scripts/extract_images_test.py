@@ -11,6 +11,7 @@ from common.runtime import tf
 from scripts import extract_images
 
 
+@pytest.mark.xdist_group("tiny_model")
 def test_images_as_they_are_in_folders_of_their_classes(tiny_model, tmp_path, capsys):
     extract_images.main([f"--data_dir={tiny_model.data_dir}", f"--output_dir={tmp_path}"])
     assert f"Wrote {len(tiny_model.images)} images" in capsys.readouterr().out

@@ -24,10 +24,8 @@ def evaluate(tiny_model):
     return {k: metrics[f"top_{k}_accuracy"] * len(tiny_model.images) for k in (1, 5)}
 
 
-def test_write_run_and_score(tiny_model, tmp_path):
-    graph = serving.export_frozen_graph(
-        tiny_model.checkpoint, tiny_model.hparams, str(tmp_path), ["labels"]
-    )
+def test_write_run_and_score(tiny_model, tiny_export, tmp_path):
+    graph = os.path.join(tiny_export, serving.FROZEN_GRAPH)
     batches, outputs = tmp_path / "batches", tmp_path / "outputs"
     # 60 images: another batch size than evaluation's, and a last batch that is not full.
     _run(

@@ -1,6 +1,7 @@
 """The example of the ONNX model's use: without TensorFlow, it answers as the program does."""
 
 import io
+import os
 import re
 
 import numpy as np
@@ -28,9 +29,9 @@ def test_preprocessing_is_evaluations(size):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_answers_are_the_programs(tiny_model, tmp_path):
+def test_answers_are_the_programs(tiny_model, tiny_export, tmp_path):
     names = class_names(tiny_model.data_dir, 11)
-    model = serving.export_onnx(tiny_model.checkpoint, tiny_model.hparams, str(tmp_path), names)
+    model = os.path.join(tiny_export, serving.ONNX_MODEL)
     photos = [image for image in tiny_model.images if image.startswith(b"\x89PNG")]
     paths = [str(tmp_path / f"{i}.png") for i in range(len(photos))]
     for path, photo in zip(paths, photos):

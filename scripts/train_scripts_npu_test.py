@@ -9,7 +9,14 @@ import subprocess
 import time
 
 import pytest
-from training_scripts import PRETENDED, Copy, case_log, write_interpreter, write_package
+from training_scripts import (
+    DEVICES,
+    PRETENDED,
+    Copy,
+    case_log,
+    write_interpreter,
+    write_package,
+)
 
 from common.devices import rank_table
 
@@ -105,7 +112,7 @@ def test_without_npu_no_adapter_is_needed(flags, copy, pythons):
 )
 def test_npu_is_one_with_a_device_file(file, flags, on_npu, copy, tmp_path):
     (tmp_path / file).touch()
-    change = f"device_files='{tmp_path}'${{device_files#/dev}}"
+    change = f"device_files='{tmp_path}'${{device_files#{DEVICES}}}"
     model = str(tmp_path / "model")
     arguments = [f"--data_path={copy.data}", f"--output_path={model}", "--", *flags]
     status, printed = copy.run_changed(change, "acc 1", *arguments, PYTHONPATH=copy.adapter)
@@ -235,6 +242,7 @@ def test_training_that_stops_in_order_gets_one_signal_and_passes_its_status_on(
         **eight,
     )
     while not all(os.path.exists(os.path.join(model, f"waits_{rank}")) for rank in range(8)):
+        assert process.poll() is None, process.communicate()[0]
         time.sleep(0.1)
     if whole:
         process.send_signal(signal.SIGTERM)
@@ -244,3 +252,6 @@ def test_training_that_stops_in_order_gets_one_signal_and_passes_its_status_on(
     printed = process.communicate(timeout=600)[0].decode()
     assert process.returncode == 75
     assert "saved; the same command goes on from there" in printed and "Final" not in printed
+    for rank in range(8):
+        with open(os.path.join(model, f"signals_{rank}")) as file:
+            assert file.read() == "1"

@@ -197,6 +197,7 @@ def test_termination_reaches_the_program(copy, tmp_path):
     arguments = [f"--data_path={copy.data}", f"--output_path={model}", "--", "--wait=3600"]
     process = copy.start("train_full_1p.sh", *arguments)
     while not os.path.exists(os.path.join(model, "call_0.json")):
+        assert process.poll() is None, process.communicate()[0]
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=600) == 128 + signal.SIGTERM

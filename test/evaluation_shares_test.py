@@ -28,6 +28,7 @@ def _evaluate(tiny_model, hparams, size=1, rank=0):
     return images, {**{name: float(found[name]) for name in _NAMES}, "loss": float(loss)}
 
 
+@pytest.mark.xdist_group("tiny_model")
 def test_shares_add_up_to_the_whole(tiny_model, tmp_path):
     """Of 57 images, so that the shares differ in size and neither fills its last batch."""
     hparams = amoeba_net_model.HParams(**tiny_model.hparams.values())

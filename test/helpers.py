@@ -18,10 +18,12 @@ from tensorboard.summary.writer.record_writer import masked_crc32c
 
 import amoeba_net
 import amoeba_net_model
+import serving
 import settings
 import train_step
 from common import files
 from common.data import tfrecords
+from common.data.class_names import class_names
 from common.devices.cpu import Cpu
 from common.hparams import HParams
 from common.runtime import tf
@@ -134,6 +136,14 @@ class TinyModel:
         """The metrics of an evaluation, as `--mode=eval` computes them."""
         pipeline = amoeba_net_model.InputPipeline(False, self.data_dir, self.hparams)
         return self.estimator().evaluate(pipeline.input_fn, checkpoint_path=self.checkpoint)
+
+    def export(self, directory: str):
+        """Exports it in all formats, with the data set's names of classes."""
+        labels = class_names(self.data_dir, self.hparams.num_label_classes)
+        args = self.checkpoint, self.hparams, directory, labels
+        serving.export_saved_model(*args, warmup_batch_sizes=[1, 3], model_name="tiny")
+        serving.export_frozen_graph(*args)
+        serving.export_onnx(*args)
 
     def as_trained(self, directory: str, **values) -> str:
         """Makes the model directory of a training, with a results.json; returns its checkpoint.

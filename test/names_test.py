@@ -28,7 +28,7 @@ from common.data import tfrecords
 from common.errors import UserError
 from scripts import build_tfrecords, check_data, compare_runs, demo, extract_images, fine_tune
 
-# The programs whose files are looked at in the end run in one process.
+# The programs run in one process, which looks in the end at all that they wrote.
 pytestmark = pytest.mark.xdist_group("names")
 
 # Those of folders, and the names of the classes that they become.
@@ -104,7 +104,10 @@ def place(tmp_path_factory):
     source, output = place("images"), place(f"data {_PATTERN}")
     arguments = [f"--source_dir={source}", f"--output_dir={output}", *shards]
     place.run("scripts/build_tfrecords.py", *arguments)
-    return place
+    yield place
+    # What all tests' programs have left.
+    _assert_nothing_is_elsewhere(place)
+    _assert_permissions_are_the_umasks(place)
 
 
 def _model_flags(place, **values):
@@ -257,19 +260,19 @@ def _demo(directory):
             process.terminate()
 
 
-def test_nothing_is_written_elsewhere(trained):
-    found = {name: os.listdir(os.path.join(trained.elsewhere, name)) for name in _ELSEWHERE}
+def _assert_nothing_is_elsewhere(place):
+    found = {name: os.listdir(os.path.join(place.elsewhere, name)) for name in _ELSEWHERE}
     # What libraries keep for the next start: Keras' settings, and matplotlib's list of fonts.
     assert set(found.pop("home")) <= {".cache", ".config", ".keras"}
     assert found == {"tmp": [], "current": []}
 
 
-def test_files_have_the_permissions_that_the_umask_says(trained):
+def _assert_permissions_are_the_umasks(place):
     wrong = {}
-    for directory, folders, names in os.walk(trained.path):
+    for directory, folders, names in os.walk(place.path):
         for name in folders + names:
             path = os.path.join(directory, name)
-            if path.startswith(trained("images")) or os.path.islink(path):
+            if path.startswith(place("images")) or os.path.islink(path):
                 continue
             mode = stat.S_IMODE(os.stat(path).st_mode)
             if mode != (0o777 if name in folders else 0o666) & ~_UMASK:

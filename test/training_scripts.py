@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,9 @@ NAMES = (
     "train_performance_8p.sh",
 )
 
+# Where the scripts look for the NPU's device files: nowhere, whatever this host has.
+DEVICES = "/nowhere"
+
 # Stands where amoeba_net.py does: writes down how it was called, and results.
 PRETENDED = """
 import json, os, signal, sys, time
@@ -21,7 +25,9 @@ received = []
 
 def stop_in_order(number, frame):
     received.append(number)
-    time.sleep(1)
+    time.sleep(1 + 0.3 * int(rank))
+    with open(f"{model}/signals_{rank}", "w") as f:
+        f.write(str(len(received)))
     sys.exit(75 if len(received) == 1 else 99)
 
 flags = dict(a[2:].split("=", 1) for a in sys.argv[1:] if "=" in a)
@@ -73,6 +79,7 @@ class Copy:
         os.makedirs(os.path.join(self.root, "test"))
         for name in (*NAMES, "train_common.sh", "modelzoo_report.py", "make_rank_table.py"):
             shutil.copy(os.path.join(_ROOT, "scripts", name), self.scripts)
+        self._hide_devices()
         for name in NAMES:
             for link in (name, os.path.join("test", name)):
                 target = os.readlink(os.path.join(_ROOT, link))
@@ -89,6 +96,14 @@ class Copy:
         self.data = os.path.join(self.root, "data")
         os.makedirs(self.data)
         self.adapter = write_package(os.path.join(self.root, "adapter"), "npu_bridge")
+
+    def _hide_devices(self):
+        path = os.path.join(self.scripts, "train_common.sh")
+        with open(path) as file:
+            text = file.read()
+        assert "device_files='/dev/" in text
+        with open(path, "w") as file:
+            file.write(text.replace("device_files='/dev/", f"device_files='{DEVICES}/"))
 
     def start(self, name, *arguments, cwd="/", **environment):
         path = os.path.relpath(os.path.join(self.root, name), cwd)
@@ -148,8 +163,9 @@ def write_interpreter(path, *options, **environment):
     """A program that runs the tests' interpreter with options, and variables in its environment."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     variables = " ".join(f"{name}='{value}'" for name, value in environment.items())
+    python = shlex.quote(sys.executable)
     with open(path, "w") as f:
-        f.write(f'#!/bin/sh\nexec env {variables} {sys.executable} {" ".join(options)} "$@"\n')
+        f.write(f'#!/bin/sh\nexec env {variables} {python} {" ".join(options)} "$@"\n')
     os.chmod(path, 0o755)
 
 

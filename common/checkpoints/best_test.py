@@ -79,16 +79,22 @@ def test_best_stays_where_its_successor_was_just_deleted(model_dir, kinds):
     assert reading.problem(kept) is None
 
 
-def test_what_an_evaluator_is_writing_is_no_leftover(model_dir):
+def test_what_an_evaluator_is_writing_is_no_leftover(model_dir, monkeypatch):
     best.replace(model_dir, checkpoint_path(model_dir, 10))
     directory = os.path.join(model_dir, best.DIRECTORY)
     half = files.temporary_path(checkpoint_path(directory, 20) + ".index")
     trainer = threading.Thread(target=storage.repair, args=(model_dir, 5))
     with files.locked(directory):  # As the evaluator has it while it copies.
         open(half, "w").close()
+        waits, flock = threading.Event(), files.fcntl.flock
+
+        def tell(*args):
+            waits.set()
+            return flock(*args)
+
+        monkeypatch.setattr(files.fcntl, "flock", tell)
         trainer.start()
-        trainer.join(0.5)
-        assert os.path.exists(half)
+        assert waits.wait(600) and os.path.exists(half)
     trainer.join()
     assert not os.path.exists(half)
 

@@ -63,6 +63,7 @@ def test_what_would_mislead_without_an_npu_is_refused(monkeypatch):
 
 def test_auto_wants_an_npu_and_its_adapter(monkeypatch, log):
     monkeypatch.setattr(gpu_device, "is_there", lambda: False)
+    monkeypatch.setattr(choosing.glob, "glob", lambda pattern: [])
     with installed() as calls:
         assert choosing.choose("auto").name == "cpu"
         assert "adapter is installed but there is no NPU" in log.text
@@ -70,6 +71,7 @@ def test_auto_wants_an_npu_and_its_adapter(monkeypatch, log):
         monkeypatch.setattr(choosing.glob, "glob", lambda pattern: ["/dev/davinci0"])
         assert choosing.choose("auto").name == "npu"
         assert calls
+    monkeypatch.setattr(choosing.glob, "glob", lambda pattern: [])
     assert choosing.choose("auto").name == "cpu"
     assert "there is no NPU and no GPU" in log.text
 
@@ -128,7 +130,8 @@ def test_gpu_refuses_modes_it_has_not(gpu):
 
 def test_threads_of_tensorflow_with_mkl(monkeypatch):
     monkeypatch.setattr(cpu.runtime, "uses_openmp", lambda: True)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "")  # So that it is as before in the end.
+    monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(6))
     device = choosing.choose("cpu")
     config = device.session_config()
@@ -163,6 +166,7 @@ def test_importing_every_module_never_imports_the_adapter():
         f"for name in {modules!r}:\n"
         "    importlib.import_module(name)\n"
         "from common.devices import choosing\n"
+        "choosing.glob.glob = lambda pattern: []\n"
         "choosing.choose('auto'), choosing.choose('cpu')\n"
         "assert importlib.util.find_spec('npu_bridge')\n"
         "assert not [m for m in sys.modules if m.startswith('npu_bridge')]\n"

@@ -43,5 +43,7 @@ def test_figures_are_of_the_same_work():
     assert onnx["images_per_second"] == 1.6
 
 
-def test_torch_python_that_is_wrong():
-    assert "expected a Python to run" in _run("--torch_python=/no/python", status=2).err
+def test_torch_python_that_is_wrong(capsys):
+    with pytest.raises(SystemExit):
+        benchmark_inference.parse_arguments(["--torch_python=/no/python"])
+    assert "expected a Python to run" in capsys.readouterr().err
