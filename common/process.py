@@ -22,7 +22,7 @@ from common.runtime import tf
 
 def set_up():
     """Makes TensorFlow log every line once, and build graphs faster; any text can be printed."""
-    # The names of classes and files may have letters that the terminal's encoding has not.
+    # Names of classes and files may have letters that the terminal's encoding lacks.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     tf.logging.set_verbosity(tf.logging.INFO)

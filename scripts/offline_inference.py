@@ -101,7 +101,7 @@ def run_batches(frozen_graph: str, batches_dir: str, outputs_dir: str):
             )
         except (DecodeError, KeyError, ValueError) as error:
             raise UserError(
-                f"--frozen_graph={frozen_graph} is no graph that --mode=export wrote: {error}."
+                f"--frozen_graph={frozen_graph} is not a graph that --mode=export wrote: {error}."
             ) from error
         if not images.shape.is_compatible_with(shape):
             raise UserError(
@@ -174,7 +174,7 @@ def _read_index(batches_dir: str):
     try:
         index = limits.read_json(path)
         if not {"batch_size", "image_size", "labels"} <= set(index):
-            raise UserError(f"{path} is none that `write` made.")
+            raise UserError(f"{path} is not a file that `write` made.")
         return index
     except FileNotFoundError:
         raise UserError(

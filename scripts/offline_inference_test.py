@@ -44,7 +44,7 @@ def test_write_run_and_score(tiny_model, tiny_export, tmp_path):
     )
     with pytest.raises(UserError, match=r"shape \[7, 39, 39, 3\], and .* takes \(\?, 40, 40, 3\)"):
         offline_inference.run_batches(graph, str(batches), str(outputs))
-    with pytest.raises(UserError, match="is no graph that --mode=export wrote"):
+    with pytest.raises(UserError, match="is not a graph that --mode=export wrote"):
         offline_inference.run_batches(__file__, str(batches), str(outputs))
     scored = _run("score", f"--batches_dir={batches}", f"--outputs_dir={outputs}")
     found = re.findall(r"^top_(\d)_accuracy = ([\d.]+) \((\d+) of 60\)$", scored.out, re.M)
@@ -81,7 +81,7 @@ def test_wrong_outputs(tmp_path):
     output(1, 6)
     assert offline_inference.score(directory, directory)["images"] == 3
     (tmp_path / "batches.json").write_text("{}")
-    with pytest.raises(UserError, match=r"batches.json is none that `write` made"):
+    with pytest.raises(UserError, match=r"batches.json is not a file that `write` made"):
         offline_inference.score(directory, directory)
     with pytest.raises(UserError, match=r"batches.json is missing"):
         offline_inference.score(os.path.join(directory, "other"), directory)
