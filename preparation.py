@@ -200,11 +200,8 @@ def _check_export(run: RunOptions):
         onnx_model.check_installed(f"--export_format={formats}")
     if run.add_warmup_requests and not (run.export_dir and "saved_model" in run.export_format):
         raise UserError("--add_warmup_requests needs --export_dir and --export_format=saved_model.")
-    if run.add_warmup_requests and not importlib.util.find_spec("tensorflow_serving"):
-        raise UserError(
-            "--add_warmup_requests needs tensorflow-serving-api: install what requirements.txt "
-            "lists, or leave the flag out."
-        )
+    if run.add_warmup_requests:
+        _check_installed("tensorflow_serving", "--add_warmup_requests needs tensorflow-serving-api")
 
 
 def _check_image_paths(run: RunOptions):
@@ -233,10 +230,12 @@ def _check_report(run: RunOptions):
             f"--report_dir={run.report_dir} works with --mode=eval and --mode=train_and_eval only, "
             f"not with --mode={run.mode}."
         )
-    if not importlib.util.find_spec("jinja2"):
-        raise UserError(
-            "--report_dir needs Jinja2: install what requirements.txt lists, or leave the flag out."
-        )
+    _check_installed("jinja2", "--report_dir needs Jinja2")
+
+
+def _check_installed(module: str, problem: str):
+    if not importlib.util.find_spec(module):
+        raise UserError(f"{problem}: install what requirements.txt lists, or leave the flag out.")
 
 
 def _make_writable(flag: str, directory: str):

@@ -109,13 +109,12 @@ def test_overflow_moves_nothing_but_the_loss_scale(stepping):
     start = stepping.variables()
     stepping.step()
     before = stepping.variables()
-    assert before["global_step"] == start["global_step"] + 1
-    assert before["loss_scale"] == start["loss_scale"]
+    assert before["global_step"] == start["global_step"] + 1 and before["loss_scale"] == 2.0**32
     stepping.step(overflow=True)
     assert _moved(before, stepping.variables()) <= _LOSS_SCALE
     stepping.step(overflow=True)
     after = stepping.variables()
-    assert _moved(before, after) <= _LOSS_SCALE and after["loss_scale"] == start["loss_scale"] / 2
+    assert _moved(before, after) <= _LOSS_SCALE and after["loss_scale"] == 2.0**31
     stepping.step()
     trained = stepping.variables()
     assert trained["global_step"] == start["global_step"] + 2
