@@ -43,6 +43,10 @@ def train_step(
         hparams: see `amoeba_net_model.default_hparams`.
         device: wraps the optimizer with what it needs, like loss scaling.
     """
+    # Replicas of one process share its collections and build their graphs in turn, each up to its
+    # next sum over all: read before the first of them, the last changes are this replica's.
+    statistics, changes = _batch_statistics()
+
     # 1. Gradients, summed over the replicas, and clipped if the hyper-parameters say so.
     optimizer = replication.applying_sums(build_optimizer(hparams, learning_rate))
     optimizer = device.wrap_optimizer(optimizer)
@@ -51,7 +55,6 @@ def train_step(
     gradients, variables = _compute_gradients(optimizer, loss, hparams, device)
 
     # 2. The weights. If the optimizer skips the step, the global step stays where it is.
-    statistics, changes = _batch_statistics()
     changes = replication.mean(changes)  # Each replica normalises by its own images alone.
     averaged = averaged_variables() if hparams.moving_average_decay > 0 else []
     averages = create_moving_averages(averaged)
@@ -99,7 +102,6 @@ def _compute_gradients(optimizer, loss, hparams: HParams, device: Device) -> Tup
 def _batch_statistics() -> Tuple[List[tf.Variable], List[tf.Tensor]]:
     """Moving means and variances, and what this replica's batch is to subtract from each."""
     statistics = list(dict.fromkeys(tf.get_collection(network_utils.MOVED_STATISTICS)))
-    # Replicas of one process share its collections: this one's changes are the last.
     changes = tf.get_collection(network_utils.STATISTICS_CHANGES)[-len(statistics) :]
     return statistics, changes
 

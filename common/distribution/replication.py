@@ -26,6 +26,13 @@ def is_first() -> bool:
     return not tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group)
 
 
+def shown_loss():
+    """The training's total loss, or its name; of several replicas the mean of theirs."""
+    if not tf.distribute.has_strategy():
+        return "total_loss:0"
+    return tf.get_collection(tf.GraphKeys.LOSSES)[-1]  # The Estimator made it.
+
+
 # Sums and means over the replicas ----------------------------------------------------------------
 
 

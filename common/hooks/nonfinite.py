@@ -4,10 +4,10 @@ from typing import Callable, Optional
 
 import numpy as np
 
+from common.distribution import replication
 from common.errors import UserError
 from common.runtime import tf
 
-_LOSS, _LEARNING_RATE = "total_loss:0", "learning_rate:0"
 # What to do, where steps that are not finite end training and where they are skipped.
 _ADVICE = "Lower --lr, or skip such steps with --on_nan=skip."
 _ADVICE_IF_SKIPPED = "Lower --lr, or start from an earlier checkpoint."
@@ -78,13 +78,13 @@ class NonFiniteHook(tf.train.SessionRunHook):
 
     def begin(self):
         parts = tf.losses.get_losses() + tf.losses.get_regularization_losses()
-        total = _LOSS.split(":")[0]
+        loss = replication.shown_loss()
         self._parts = {
-            tensor.op.name.split("/")[0]: tensor
+            _name(tensor): tensor
             for tensor in parts
-            if not tensor.op.name.startswith(total)
+            if tensor is not loss and not _name(tensor).endswith("total_loss")
         }
-        self._fetches = {"loss": _LOSS, "learning_rate": _LEARNING_RATE}
+        self._fetches = {"loss": loss, "learning_rate": "learning_rate:0"}
         if self._step_after:
             self._fetches["step"] = self._step_after
         if self._overflows:
@@ -206,6 +206,12 @@ class FiniteCheckpoints(tf.train.CheckpointSaverListener):
                 f"After step {global_step_value} {len(bad)} variables are not finite, {bad[0]} for "
                 f"one; they are not saved. {_kept(self._last_checkpoint())} {self._advice}"
             )
+
+
+def _name(loss: tf.Tensor) -> str:
+    """The scope of a part of the loss, after that of its replica if that is not the first."""
+    scopes = loss.op.name.split("/")
+    return "/".join(scopes[: 2 if scopes[0].startswith("replica_") else 1])
 
 
 def _kept(checkpoint: Optional[str]) -> str:

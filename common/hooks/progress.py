@@ -8,6 +8,7 @@ import time
 import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from common.distribution import replication
 from common.runtime import tf
 
 
@@ -32,7 +33,8 @@ class ProgressHook(tf.train.SessionRunHook):
         self._open = contextlib.ExitStack()
 
     def begin(self):
-        self._fetches = tf.train.get_global_step(), "total_loss:0", "learning_rate:0"
+        loss = replication.shown_loss()
+        self._fetches = tf.train.get_global_step(), loss, "learning_rate:0"
         self._first = self._said = self._bar = None
 
     def before_run(self, run_context):
