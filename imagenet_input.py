@@ -178,11 +178,12 @@ class InputPipeline:
         try:
             yield
         except tf.errors.OpError:
-            self._check()
+            self.check_records()
             raise
-        self._check()
+        self.check_records()
 
-    def _check(self):
+    def check_records(self):
+        """Raises UserError if bad records have ended the batches."""
         if self._bad_records:
             self._bad_records.check()
 
@@ -291,7 +292,10 @@ class InputPipeline:
 
     def _seed(self) -> Optional[int]:
         seed = self.hparams.random_seed
-        return None if seed is None else (seed * 1_000_003 + self.start_step) % 2**31
+        if seed is None:
+            return None
+        _, index = self._sharding()  # Each process has its own distortions.
+        return (seed * 1_000_003 + self.start_step + index * 15_485_863) % 2**31
 
     def _threads(self) -> int:
         """One a core, where processes of the same training share the cores."""

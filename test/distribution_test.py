@@ -17,7 +17,8 @@ import amoeba_net_model
 from common import results
 from common.checkpoints import reading, selection
 from common.devices.cpu import Cpu
-from common.hooks import interruption
+from common.errors import UserError
+from common.hooks import interruption, nonfinite
 from common.runtime import tf
 from scripts import launch_local
 
@@ -97,7 +98,7 @@ if name == "1" and "HANG" in os.environ:
     amoeba_net_model.InputPipeline.input_fn = hanging_input_fn
 mine = [Keeper(), *([Killer()] if name == "1" and "KILL_AT" in os.environ else [])]
 hooks = Device.training_hooks
-Device.training_hooks = lambda *args: [*mine, *hooks(*args)]
+Device.training_hooks = lambda *args, **kwargs: [*mine, *hooks(*args, **kwargs)]
 app.run(amoeba_net.main)
 """
 
@@ -189,6 +190,23 @@ def test_the_evaluator_evaluates_each_checkpoint_and_ends_with_training(two):
     last = _FIRST_STEP + _STEPS
     assert evaluations == [_FIRST_STEP, _FIRST_STEP + 3, last]
     assert f"Evaluated the last step, {last}." in logs["evaluator_0.log"]
+
+
+def test_a_bad_record_of_one_process_is_named_and_ends_all(setting, tmp_path):
+    """The others, whose images go on, do not take the early end for the planned one."""
+    images, labels = helpers.digits_and_photos()
+    examples = helpers.image_examples([*images[:7], b"nothing"], labels[:8])
+    helpers.write_shards(tmp_path / "data", "train", helpers.deal(examples, 2))
+    launcher = helpers.command("scripts/launch_local.py", "--workers=2", "--max_restarts=2")
+    launcher += [f"--log_dir={tmp_path}/logs", f"--program={setting}/program.py"]
+    flags = [*_FLAGS, f"--data_dir={tmp_path}/data", f"--model_dir={tmp_path}/model"]
+    flags += ["--mode=train", "--num_train_images=8", "--train_batch_size=2", "--train_steps=100"]
+    done = subprocess.run([*launcher, "--", *flags], stdout=subprocess.PIPE, check=False)
+    logs = [_read(f"{tmp_path}/logs/worker_{i}.log") for i in range(2)]
+    assert done.returncode == 1, (done.stdout.decode(), logs)
+    assert "worker 1 ended with status 1: program.py: " in done.stdout.decode()
+    assert "train-00001-of-00002: record 3 has an image" in logs[1]
+    assert "This process ends too" in logs[0] or "SIGTERM" in logs[0], logs[0]
 
 
 def _wait_for_steps(processes):
@@ -412,10 +430,12 @@ def test_launcher_knows_the_status_of_processes_that_can_be_started_again():
 # Several devices of one process ------------------------------------------------------------------
 
 
-def _train_replicas(replicas, model_dir, steps):
+def _train_replicas(replicas, model_dir, steps, halves=(0, 0), hooks=()):
     """Trains on virtual CPUs with `MirroredStrategy`, as on GPUs; returns all variables' values.
 
-    Both halves of a batch are the same images, so that their statistics are the whole batch's.
+    Args:
+        halves: seeds of the images of which a batch is made; None for images that are no numbers.
+        hooks: of the training.
     """
     hparams = helpers.tiny_hparams(
         num_label_classes=11,
@@ -428,13 +448,15 @@ def _train_replicas(replicas, model_dir, steps):
         train_batch_size=8,
         num_train_images=80,
     )
-    random, size = np.random.RandomState(0), hparams.image_size
-    images = np.tile(random.uniform(-1, 1, (4, size, size, 3)), [2, 1, 1, 1]).astype(np.float32)
-    labels = np.tile(np.arange(1, 5, dtype=np.int32), 2)
+    shape = (4, hparams.image_size, hparams.image_size, 3)
+    images = [np.random.RandomState(seed).uniform(-1, 1, shape) for seed in halves]
+    images = np.concatenate(images).astype(np.float32)
+    images[np.repeat([seed is None for seed in halves], len(images) // len(halves))] = np.nan
+    labels = np.tile(np.arange(1, 5, dtype=np.int32), len(halves))
 
     def input_fn():
         dataset = tf.data.Dataset.from_tensor_slices((images, labels)).repeat()
-        return dataset.batch(8 // replicas, drop_remainder=True)
+        return dataset.batch(len(images) // replicas, drop_remainder=True)
 
     session = Cpu().session_config(training=True)
     session.device_count["CPU"] = replicas
@@ -447,13 +469,14 @@ def _train_replicas(replicas, model_dir, steps):
     )
     model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, model_dir)
     tf.estimator.Estimator(model.model_fn, config=config, params={}).train(
-        input_fn, max_steps=steps
+        input_fn, list(hooks), max_steps=steps
     )
     reader = tf.train.load_checkpoint(model_dir)
     return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
 
 def test_two_replicas_of_one_process_do_the_step_of_one(tmp_path):
+    """Both have the same images, so that their statistics are the whole batch's."""
     one, two = str(tmp_path / "one"), str(tmp_path / "two")
     start = _train_replicas(1, one, steps=1)
     shutil.copytree(one, two)
@@ -469,3 +492,27 @@ def test_two_replicas_of_one_process_do_the_step_of_one(tmp_path):
             assert np.linalg.norm(found[name] - value) < 0.05 * step + 1e-5, name
             moved += step > 1e-3
     assert moved > 200
+
+
+def test_statistics_are_those_of_the_images_of_all_replicas(tmp_path):
+    """Each moves by the mean of what either replica's images alone would move it by."""
+    directories = {halves: str(tmp_path / str(halves)) for halves in [(0, 1), (0,), (1,)]}
+    start = _train_replicas(1, directories[(0, 1)], steps=1)
+    for halves in [(0,), (1,)]:
+        shutil.copytree(directories[(0, 1)], directories[halves])
+    found = {
+        halves: _train_replicas(len(halves), directory, steps=2, halves=halves)
+        for halves, directory in directories.items()
+    }
+    statistics = [name for name in start if "moving_" in name.split("/")[-1]]
+    assert len(statistics) > 20
+    for name in statistics:
+        first, second = found[(0,)][name], found[(1,)][name]
+        np.testing.assert_allclose(found[(0, 1)][name], (first + second) / 2, 1e-3, 1e-6, name)
+    assert any(np.abs(found[(0,)][name] - found[(1,)][name]).max() > 1e-3 for name in statistics)
+
+
+def test_loss_of_the_second_replica_that_is_not_finite_is_explained(tmp_path):
+    hook = nonfinite.NonFiniteHook(False, None, 0, None, last_checkpoint=lambda: None)
+    with pytest.raises(UserError, match="The loss is not finite in step 1: loss nan"):
+        _train_replicas(2, str(tmp_path), steps=1, halves=(0, None), hooks=[hook])

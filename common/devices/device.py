@@ -28,6 +28,7 @@ class Device:
         skips_steps: whether the wrapped optimizer skips steps whose gradients overflow.
             `global_step` does not advance then, and nothing else may move.
         steps_per_run: steps of one run of the session.
+        forgets_checkpoints: whether each `train` counts the checkpoints to keep from 0.
         loss_scale_variable: name of the dynamic loss scale's variable; None if there is none.
         replicates: whether several devices do one step as TensorFlow's replicas of it, under a
             `tf.distribute` strategy.
@@ -44,6 +45,7 @@ class Device:
     trains_pointwise_as_matmul = False
     skips_steps = False
     steps_per_run = 1
+    forgets_checkpoints = False
     loss_scale_variable: Optional[str] = None
     shares_evaluation = False
 
@@ -222,15 +224,26 @@ class Device:
         }
 
     def training_hooks(
-        self, model_dir: str, save_checkpoints_steps: int, log_steps: int, max_steps: int
+        self,
+        model_dir: str,
+        save_checkpoints_steps: int,
+        log_steps: int,
+        max_steps: int,
+        check_input: Callable[[], None],
     ) -> list:
-        """Hooks that training to `max_steps` needs here; the others are `estimator`'s arguments."""
+        """Hooks that training needs here.
+
+        Args:
+            model_dir, save_checkpoints_steps, log_steps: see `estimator`.
+            max_steps: global step at which the training ends.
+            check_input: see `peers.ClusterHook`.
+        """
         hooks = []
         if self.writes:
             saver = LeanCheckpointSaverHook(model_dir, save_steps=save_checkpoints_steps)
             hooks.append(saver)
         if self.cluster:
-            hooks.append(peers.ClusterHook(self.cluster))
+            hooks.append(peers.ClusterHook(self.cluster, check_input))
             timeout = self.options.stall_timeout
             if timeout:
                 first_timeout = timeout + self.options.cluster_timeout

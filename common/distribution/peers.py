@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+from typing import Callable
 
 from tensorflow.python.distribute import distribute_coordinator
 from tensorflow.python.training import monitored_session
@@ -62,14 +63,29 @@ def _lost_message(cluster: Cluster, error: tf.errors.OpError) -> str:
     return f"Lost {', '.join(gone) or 'another process'} ({reason}). {ADVICE}"
 
 
+def check_end(step: int, max_steps: int):
+    """Raises LostPeerError if the training ended before its last step."""
+    if step < max_steps:
+        raise LostPeerError(
+            f"Training ended at step {step} of {max_steps}, since another process had no more "
+            f"images: its log says why. {ADVICE}"
+        )
+
+
 class ClusterHook(tf.train.SessionRunHook):
     """Watches the other processes, and ends when all have ended.
 
     Belongs behind the hooks that save: the others wait for what those do in the end.
+
+    Args:
+        cluster: the processes that train together.
+        check_input: raises an error if this process's images have ended, for which the others,
+            who have more, would wait.
     """
 
-    def __init__(self, cluster: Cluster):
+    def __init__(self, cluster: Cluster, check_input: Callable[[], None]):
         self._cluster = cluster
+        self._check_input = check_input
         self._watchers = [_Watcher(cluster, rank) for rank in cluster.watched_by(cluster.rank)]
 
     def begin(self):
@@ -93,6 +109,7 @@ class ClusterHook(tf.train.SessionRunHook):
 
     def end(self, session):
         """Waits for the others: who ended before would break off what they have yet to fetch."""
+        self._check_input()
         tf.logging.info("Training has ended here; waiting for the others.")
         for watcher in self._watchers:
             watcher.ended.set()
@@ -163,17 +180,17 @@ def _say_goodbye(cluster: Cluster):
     """Lets those who watch this process know that it ends well, and waits until they do."""
     if cluster.size == 1:
         return
+    readers = [rank for rank in cluster.others if cluster.rank in cluster.watched_by(rank)]
+    addresses = [cluster.addresses[rank] for rank in readers]
     with tf.Graph().as_default():
-        queues = [
-            _goodbye_queue(cluster, cluster.rank, rank)
-            for rank in cluster.others
-            if cluster.rank in cluster.watched_by(rank)
-        ]
+        queues = [_goodbye_queue(cluster, cluster.rank, rank) for rank in readers]
         items, left = [queue.enqueue(0) for queue in queues], [queue.size() for queue in queues]
         with session(cluster, cluster.rank) as own:
             own.run(items)
             deadline = time.monotonic() + _GOODBYE_SECONDS
-            while any(own.run(left)) and time.monotonic() < deadline:
+            while time.monotonic() < deadline and any(
+                size and answers(address) for size, address in zip(own.run(left), addresses)
+            ):
                 time.sleep(0.1)
 
 
