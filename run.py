@@ -1,7 +1,4 @@
-"""The program's modes: train, eval, train_and_eval, predict, export.
-
-They take typed values: the hyper-parameters, the device, and the options of the run.
-"""
+"""The program's modes: train, eval, train_and_eval, predict, export."""
 
 import contextlib
 import functools
@@ -25,6 +22,7 @@ from common.checkpoints import best, reading, selection, storage
 from common.data import allocator
 from common.data.class_names import class_names
 from common.devices.device import Device
+from common.distribution import peers
 from common.distribution.shares import Shares
 from common.errors import UserError
 from common.hooks import interruption, nonfinite, progress
@@ -54,7 +52,7 @@ def run_mode(hparams: HParams, device: Device, options: RunOptions):
             storage.repair(directory, options.keep_checkpoint_max)
         run = Run(hparams, device, options, stopper)
         {
-            "train": run.train_mode,
+            "train": functools.partial(run.train, run.train_steps),
             "eval": run.eval_mode,
             "train_and_eval": run.train_and_eval_mode,
             "predict": run.classify_mode if options.image_paths else run.predict_mode,
@@ -77,9 +75,10 @@ class Run:
         # Nothing is written beside a checkpoint that is only read, but for an Estimator without a
         # directory TensorFlow would make one, which stays.
         self.model_dir = device.model_dir(options.model_dir or options.checkpoint_path)
+        self.last_checkpoint = functools.partial(selection.latest, self.model_dir)
         self.train_steps = options.train_steps or model_builder.num_train_steps(hparams)
         steps_per_epoch = math.ceil(hparams.num_train_images / hparams.train_batch_size)
-        self.steps_per_eval = options.num_epochs_per_eval * steps_per_epoch
+        self.steps_per_eval = max(1, int(options.num_epochs_per_eval * steps_per_epoch))
         if options.trains:
             self.check_ranks()
         self.train_input = amoeba_net_model.InputPipeline(
@@ -129,8 +128,7 @@ class Run:
             explains=bool(options.explain_dir),
             watch_evaluation=self.report and self.report.watch,
         )
-        trainer = estimator(model(self.hparams).model_fn, training=True)
-        return trainer, estimator(evaluated.model_fn)
+        return estimator(model(self.hparams).model_fn, training=True), estimator(evaluated.model_fn)
 
     def shares_of_evaluation(self) -> Optional[Shares]:
         """What the ranks exchange if each evaluates a share of the images; None otherwise."""
@@ -157,9 +155,6 @@ class Run:
 
     # Modes ---------------------------------------------------------------------------------------
 
-    def train_mode(self):
-        self.train(self.train_steps)
-
     def eval_mode(self):
         """Evaluates each checkpoint as it appears, up to that of the last step."""
         if self.options.checkpoint_path:
@@ -179,7 +174,7 @@ class Run:
         step = self.current_step()
         if step >= self.train_steps:
             tf.logging.info("Training has finished already, at step %d.", step)
-            self.evaluate(selection.latest(self.model_dir))
+            self.evaluate(self.last_checkpoint())
         elif self.device.cluster:
             step = self.train_together()
         elif (
@@ -187,18 +182,18 @@ class Run:
             and step % self.steps_per_eval == 0
             and not results.is_evaluated(self.options.model_dir, step)
         ):
-            self.evaluate(selection.latest(self.model_dir))  # The run ended before it evaluated.
+            self.evaluate(self.last_checkpoint())  # The run ended before it evaluated.
         while step < self.train_steps:
             # Multiples, so that a resumed run evaluates at the same steps as an uninterrupted one.
             step = min((step // self.steps_per_eval + 1) * self.steps_per_eval, self.train_steps)
             self.train(step)
-            self.evaluate(selection.latest(self.model_dir))
+            self.evaluate(self.last_checkpoint())
 
     def train_together(self) -> int:
         """Trains with other processes; evaluates at the end unless there is an evaluator."""
         self.train(self.train_steps)
         if not self.device.cluster.has_evaluator:
-            self.evaluate(selection.latest(self.model_dir))
+            self.evaluate(self.last_checkpoint())
         return self.train_steps
 
     def predict_mode(self):
@@ -217,9 +212,8 @@ class Run:
             count = sum(1 for _ in tqdm.tqdm(batches, total=num_batches, unit="batch"))
         speed = timing.compute_speed(count * self.hparams.eval_batch_size)
         tf.logging.info("Inference speed = %s images per second.", speed)
-        self.record(
-            "predict", checkpoint, step, {}, timing.statistics(self.hparams.eval_batch_size)
-        )
+        figures = timing.statistics(self.hparams.eval_batch_size)
+        self.record("predict", checkpoint, step, {}, figures)
 
     def classify_mode(self):
         """Classifies the user's own images."""
@@ -253,15 +247,13 @@ class Run:
         if "onnx" in self.options.export_format:
             serving.export_onnx(*args)
 
-    # Steps of a mode -----------------------------------------------------------------------------
-
     def checkpoint_to_read(self) -> str:
         """The checkpoint of --checkpoint_path, or the latest."""
         return selection.resolve(self.options.checkpoint_path or self.model_dir)
 
     def current_step(self) -> int:
         """Step of the latest checkpoint; 0 if there is none."""
-        latest = selection.latest(self.model_dir)
+        latest = self.last_checkpoint()
         return reading.global_step(latest) if latest else 0
 
     def train(self, max_steps: int):
@@ -271,22 +263,19 @@ class Run:
             return
         if self.device.is_chief:
             hparams_tab.write_or_warn(self.model_dir, self.hparams.values())
+        batch_size, log_steps = self.hparams.train_batch_size, self.options.log_steps
         summary_dir = self.model_dir if self.device.writes else None
-        throughput = ThroughputHook(
-            self.hparams.train_batch_size, summary_dir, every_n_steps=self.options.log_steps
-        )
+        throughput = ThroughputHook(batch_size, summary_dir, every_n_steps=log_steps)
         loss = LastValueHook("total_loss:0")
         shown = progress.ProgressHook(
-            self.train_steps,
-            self.hparams.train_batch_size,
-            bar=sys.stderr.isatty(),
-            every_n_steps=self.options.log_steps,
+            self.train_steps, batch_size, bar=sys.stderr.isatty(), every_n_steps=log_steps
         )
         hooks = [
             *[throughput, loss, self.non_finite_hook()],
             interruption.StopHook(self.stopper, self.stop_file()),
             *self.device.training_hooks(
-                self.model_dir, self.options.checkpoint_steps, self.options.log_steps, max_steps
+                *(self.model_dir, self.options.checkpoint_steps, log_steps, max_steps),
+                check_input=self.train_input.check_records,
             ),
             shown,
         ]
@@ -302,17 +291,17 @@ class Run:
                 functools.partial(common_to_processes, self.hparams, self.options),
             )
         figures = {**throughput.statistics(), "losses": loss.history}
-        checkpoint, step = selection.latest(self.model_dir), self.current_step()
+        checkpoint, step = self.last_checkpoint(), self.current_step()
         if not checkpoint and self.stopper.name:  # All steps so far were skipped.
             raise interruption.Interrupted(f"Stopped by {self.stopper.name} before the first step.")
         self.record("train", checkpoint, step, {"loss": loss.value}, figures)
         if self.device.is_chief:
             curves.draw_or_warn(self.model_dir)
         if self.stopper.name:
-            raise interruption.Interrupted(
-                f"Stopped by {self.stopper.name} at step {step} of {self.train_steps}, saved as "
-                f"{checkpoint}."
-            )
+            where = f"at step {step} of {self.train_steps}, saved as {checkpoint}"
+            raise interruption.Interrupted(f"Stopped by {self.stopper.name} {where}.")
+        if self.device.cluster:
+            peers.check_end(step, max_steps)
 
     def stop_file(self) -> Optional[str]:
         """The file in which processes that train together agree on the step to stop at."""
@@ -334,16 +323,17 @@ class Run:
             step_after=f"{train_step.STEP_AFTER}:0" if skippable else None,
             max_in_row=self.options.max_nan_steps,
             overflows=overflows,
-            last_checkpoint=functools.partial(selection.latest, self.model_dir),
+            last_checkpoint=self.last_checkpoint,
         )
 
     def saving_listeners(self) -> list:
-        guard = storage.DirectoryGuard(self.model_dir)
-        if self.device.skips_steps:
-            return [guard]  # Its variables are always finite.
-        skips = self.hparams.on_nan == "skip"
-        last_checkpoint = functools.partial(selection.latest, self.model_dir)
-        return [guard, nonfinite.FiniteCheckpoints(skips, last_checkpoint)]
+        listeners = [storage.DirectoryGuard(self.model_dir)]
+        if self.device.forgets_checkpoints:
+            listeners.append(storage.NewestKept(self.model_dir, self.options.keep_checkpoint_max))
+        if not self.device.skips_steps:  # Then variables are always finite.
+            skips = self.hparams.on_nan == "skip"
+            listeners.append(nonfinite.FiniteCheckpoints(skips, self.last_checkpoint))
+        return listeners
 
     def evaluate(self, checkpoint: str):
         """Evaluates the moving averages of one checkpoint on the validation images."""
@@ -377,8 +367,9 @@ class Run:
             images, means = self.shares.collect(checkpoint, images, metrics, part and part.merge)
             metrics = {name: np.float32(mean) for name, mean in means.items()}
         tf.logging.info("Evaluation results: %s", {**metrics, "global_step": step})
-        is_best = best.keep_if_best(self.model_dir, checkpoint, step, metrics["top_1_accuracy"])
-        figures = {**timing.statistics(self.hparams.eval_batch_size), "best": is_best}
+        accuracy = metrics["top_1_accuracy"]
+        kept = best.keep_if_best(self.model_dir, checkpoint, step, accuracy, images)
+        figures = {**timing.statistics(self.hparams.eval_batch_size), "best": kept}
         recorded = self.record("eval", checkpoint, step, {**metrics, "images": images}, figures)
         curves.draw_or_warn(self.model_dir)
         if self.report:

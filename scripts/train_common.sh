@@ -184,11 +184,14 @@ prepare_environment() {
   # only delay the error where one hangs.
   export HCCL_CONNECT_TIMEOUT=${HCCL_CONNECT_TIMEOUT:-1800}
   export HCCL_EXEC_TIMEOUT=${HCCL_EXEC_TIMEOUT:-1836}
+  # The adapter's line by which `notice` knows that the NPU was used is one of level 0.
+  [[ $on_npu ]] && export TF_CPP_MIN_LOG_LEVEL=0
   prepare_rank_table
 }
 
 # The rank table of several devices, made of the server's own settings unless the caller names one.
 prepare_rank_table() {
+  ((processes > 1)) || unset RANK_TABLE_FILE # Of a training on several devices.
   ((processes > 1)) && [[ -z ${RANK_TABLE_FILE:-} ]] && [[ -z ${CM_WORKER_SIZE:-} ]] || return 0
   export RANK_TABLE_FILE=$output/rank_table_${processes}p.json
   mkdir -p "$output" && "$python" "$scripts/make_rank_table.py" --devices="$processes" \
@@ -319,6 +322,10 @@ notice() {
   if grep -q 'The model has been compiled on the Ascend AI processor' "$1"; then
     echo '------------------ INFO NOTICE START ------------------'
     echo 'INFO: this training used the Ascend NPU.'
+    echo '------------------ INFO NOTICE END ------------------'
+  elif grep -q 'Rank [0-9]* of [0-9]*, Ascend adapter' "$1"; then # Up to r1.6.0.
+    echo '------------------ INFO NOTICE START ------------------'
+    echo 'INFO: this training used the Ascend adapter, which does not log that it compiled the model.'
     echo '------------------ INFO NOTICE END ------------------'
   else
     echo '------------------ ERROR NOTICE START ------------------'

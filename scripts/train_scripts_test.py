@@ -113,6 +113,7 @@ def test_lines_and_files_of_a_full_training(copy, tmp_path):
         "--",
         "--accelerator=npu",
         PYTHONPATH=copy.adapter,
+        TF_CPP_MIN_LOG_LEVEL="2",  # The adapter's line would be missing.
     )
     assert status == 0, printed
     lines = printed.splitlines()
@@ -144,6 +145,26 @@ def test_lines_and_files_of_a_full_training(copy, tmp_path):
     }
     assert copy.output("0", f"train_{case}_loss.txt") == "2.5\n1.5\n"
     assert "compiled on the Ascend" in copy.output("0", "train_0.log")
+
+
+def test_npu_is_noticed_with_an_adapter_that_does_not_log_it(copy, tmp_path):
+    arguments = [f"--data_path={copy.data}", f"--output_path={tmp_path / 'model'}"]
+    status, printed = copy.run(
+        *["train_performance_1p.sh", *arguments, "--", "--accelerator=npu", "--old=True"],
+        PYTHONPATH=copy.adapter,
+        TF_CPP_MIN_LOG_LEVEL="2",
+    )
+    assert status == 0, printed
+    assert "INFO: this training used the Ascend adapter" in printed
+    assert "ERROR" not in printed and "compiled" not in copy.output("0", "train_0.log")
+
+
+def test_one_device_needs_no_rank_table(copy, tmp_path):
+    """Another training's table, of eight devices, may still be in the shell."""
+    arguments = [f"--data_path={copy.data}", f"--output_path={tmp_path / 'model'}"]
+    status, printed = copy.run("train_performance_1p.sh", *arguments, RANK_TABLE_FILE="8p.json")
+    assert status == 0, printed
+    assert "RANK_TABLE_FILE" not in copy.call(str(tmp_path / "model"))[1]
 
 
 def test_settings_at_the_top_of_the_script(copy, tmp_path):

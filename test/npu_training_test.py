@@ -71,6 +71,19 @@ def test_training_with_each_adapter_and_loss_scale(release, scale, tmp_path):
     assert [name for name, _ in outcome.calls][: len(names)] == names
 
 
+@pytest.mark.parametrize("release", ["older", "newer", "tf26"])
+def test_the_newest_checkpoints_of_all_rounds_are_kept(release, tmp_path):
+    """The adapter's saver, another one in each round, would keep some of each."""
+    write_data(str(tmp_path / "data"))
+    values = {"mode": "train_and_eval", "save_checkpoints_steps": 1, "keep_checkpoint_max": 3}
+    for steps in (4, 6):  # Two steps a round.
+        assert run(tmp_path, release, train_steps=steps, **values).message is None
+        assert _steps(tmp_path) == [steps - 2, steps - 1, steps]
+        state = tf.train.get_checkpoint_state(str(tmp_path / "model"))
+        newest_last = [int(p.rsplit("-", 1)[1]) for p in state.all_model_checkpoint_paths]
+        assert newest_last == _steps(tmp_path)
+
+
 @pytest.mark.parametrize("releases", [("newer", "tf26"), ("tf26", "newer")])
 def test_one_adapter_goes_on_from_the_others_checkpoint(releases, tmp_path):
     """With the loss scale and its counts, which the step that overflowed made others."""
@@ -186,7 +199,10 @@ def test_rank_that_hccl_gave_trains_in_its_directory(tmp_path):
 
 @pytest.mark.xdist_group("npu_ranks")
 def test_ranks_skip_a_step_together_and_end_with_the_same_weights(tmp_path):
-    """Gradients, float status and initial weights are exchanged; one rank's status overflows."""
+    """Gradients, float status and initial weights are exchanged; one rank's status overflows.
+
+    The ranks' seeds differ, and so do their weights until rank 0's are there.
+    """
     write_data(str(tmp_path / "data"))
     (tmp_path / "hccl").mkdir()
     table = write_rank_table(tmp_path / "table.json", 2)
@@ -206,7 +222,6 @@ def test_ranks_skip_a_step_together_and_end_with_the_same_weights(tmp_path):
             "train_and_eval",
             train_steps=4,
             num_epochs_per_eval=3,
-            random_seed=rank,  # Other weights, until rank 0's are there.
         )
         command = helpers.command("test/npu_programs.py", *values)
         ranks.append(subprocess.Popen(command, env=variables, stderr=subprocess.PIPE))

@@ -37,7 +37,9 @@ kept = ("RANK_", "JOB_", "ASCEND_", "HCCL_", "FAKE_")
 with open(f"{model}/call_{rank}.json", "w") as f:
     json.dump([flags, {k: v for k, v in os.environ.items() if k.startswith(kept)}, os.getcwd()], f)
 if "accelerator" in flags:
-    print("The model has been compiled on the Ascend AI processor")
+    print("Rank 0 of 1, Ascend adapter v1.15.0 (npu_bridge).")
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "0" and "old" not in flags:
+        print("The model has been compiled on the Ascend AI processor")
 if flags.get("fail_rank") == rank:
     print("it went wrong")
     sys.exit(7)

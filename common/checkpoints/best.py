@@ -9,21 +9,26 @@ from common.errors import UserError
 from common.runtime import tf
 
 DIRECTORY = "best"
+# Fewer images than this part of all are not all of them; a few may be bad records.
+_PART = 0.9
 
 
 def keep_if_best(
-    model_dir: str, checkpoint: str, step: int, top_1_accuracy: float
+    model_dir: str, checkpoint: str, step: int, top_1_accuracy: float, images: int
 ) -> Optional[Dict[str, Any]]:
     """Keeps a checkpoint of this training in best/ if none has been more accurate.
+
+    An accuracy on a part of the images does not count where one on all is known, nor afterwards.
 
     Args:
         model_dir: directory of the training.
         checkpoint: prefix of the checkpoint that was evaluated.
         step: its global step.
         top_1_accuracy: in [0, 1].
+        images: number of images that were evaluated.
 
     Returns:
-        What is in best/: its path in the model directory, step and accuracy.
+        What is in best/: its path in the model directory, step, accuracy, and number of images.
     """
     evaluations = results.evaluations(model_dir)
     best = evaluations[-1].get("best") if evaluations else None
@@ -31,8 +36,13 @@ def keep_if_best(
         best = None
     if os.path.dirname(checkpoint) != model_dir.rstrip("/"):
         return best
+    images_of_best = best.get("images", images) if best else 0
+    if images < _PART * images_of_best:
+        tf.logging.info("%d images do not decide what is best: %d did.", images, images_of_best)
+        return best
     # As results.json rounds it.
-    if best and best["top_1_accuracy"] >= float(str(top_1_accuracy)):
+    is_comparable = images_of_best >= _PART * images
+    if best and is_comparable and best["top_1_accuracy"] >= float(str(top_1_accuracy)):
         return best
     consequence = f"The best accuracy so far, but {checkpoint} was deleted before it could be kept."
     with reading.warning_if_deleted(checkpoint, consequence):
@@ -42,6 +52,7 @@ def keep_if_best(
             "checkpoint": os.path.join(DIRECTORY, os.path.basename(checkpoint)),
             "global_step": step,
             "top_1_accuracy": top_1_accuracy,
+            "images": images,
         }
     return best
 

@@ -21,7 +21,7 @@ def test_best_of_all_evaluations_is_kept(tmp_path):
         path = checkpoint_path(directory, step)
         if step == 40:
             tf.train.remove_checkpoint(path)  # By a training that goes on meanwhile.
-        found = best.keep_if_best(directory, path, step, accuracy)
+        found = best.keep_if_best(directory, path, step, accuracy, 50)
         results.append_result(directory, "eval", {"global_step": step, "best": found})
         assert os.path.exists(f"{directory}/{found['checkpoint']}.index")
         kept.append((found["global_step"], found["top_1_accuracy"]))
@@ -32,9 +32,20 @@ def test_best_of_all_evaluations_is_kept(tmp_path):
 def test_equal_accuracy_replaces_nothing(model_dir):
     accuracy = np.float32(0.8)  # As TensorFlow computes it; results.json has 0.8.
     for step in (10, 20):
-        found = best.keep_if_best(model_dir, checkpoint_path(model_dir, step), step, accuracy)
+        path = checkpoint_path(model_dir, step)
+        found = best.keep_if_best(model_dir, path, step, accuracy, 50)
         results.append_result(model_dir, "eval", {"global_step": step, "best": found})
     assert results.evaluations(model_dir)[-1]["best"]["global_step"] == 10
+
+
+def test_accuracy_on_a_part_of_the_images_does_not_count(model_dir):
+    kept = []
+    for step, accuracy, images in [(10, 0.9, 5), (20, 0.6, 50), (10, 0.8, 5), (30, 0.7, 49)]:
+        path = checkpoint_path(model_dir, step)
+        found = best.keep_if_best(model_dir, path, step, accuracy, images)
+        results.append_result(model_dir, "eval", {"global_step": step, "best": found})
+        kept.append((found["global_step"], found["images"]))
+    assert kept == [(10, 5), (20, 50), (20, 50), (30, 49)]
 
 
 def _best(model_dir):

@@ -44,8 +44,8 @@ def latest(model_dir: str) -> Optional[str]:
     if not named and not trouble:
         return None  # At most parts of a first checkpoint, which was never finished.
     raise UserError(
-        f"{named or model_dir}: {trouble} No other checkpoint in {model_dir} is whole. Move the "
-        "files model.ckpt-* and checkpoint away to start from the beginning."
+        f"{named or model_dir}: {trouble} No other checkpoint in {model_dir} is whole. Move "
+        "model.ckpt-*, checkpoint, results.json, and best/ away to start from the beginning."
     )
 
 
@@ -86,6 +86,12 @@ def named_by_state(model_dir: str) -> Tuple[Optional[str], Optional[str]]:
     if state is None:
         return None, "The state file `checkpoint` is damaged."
     return state.model_checkpoint_path, None
+
+
+def all_named_by_state(model_dir: str) -> List[str]:
+    """Returns the checkpoints that the state file lists, newest last; none if there is no file."""
+    state = tf.train.get_checkpoint_state(model_dir)
+    return list(state.all_model_checkpoint_paths) if state else []
 
 
 def in_directory(model_dir: str) -> List[str]:

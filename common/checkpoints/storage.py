@@ -4,7 +4,7 @@ import contextlib
 import errno
 import os
 import re
-from typing import Optional
+from typing import List, Optional
 
 from common import files
 from common.checkpoints import best, selection
@@ -78,17 +78,46 @@ def repair(model_dir: str, keep: int):
         return
     named, _ = selection.named_by_state(model_dir)
     if newest == named:
-        others = list(tf.train.get_checkpoint_state(model_dir).all_model_checkpoint_paths)
+        others = selection.all_named_by_state(model_dir)
     else:  # Includes damaged ones, which are deleted like all others.
         others = selection.in_directory(model_dir)[::-1]
-    others = [path for path in others if path != newest]
-    surplus = others[: max(0, len(others) + 1 - keep)]
-    for path in surplus:
+    paths = [*(path for path in others if path != newest), newest]
+    if len(paths) > keep or newest != named:
+        _keep_last(model_dir, paths, keep)
+
+
+def _keep_last(model_dir: str, paths: List[str], keep: int):
+    """Removes all but the last `keep` checkpoints, and writes a state file of these."""
+    for path in paths[:-keep]:
         # A directory that was copied may name checkpoints of the other one.
         if os.path.normpath(os.path.dirname(path)) == os.path.normpath(model_dir):
             tf.train.remove_checkpoint(path)
-    if surplus or newest != named:
-        selection.write_state(model_dir, [*others[len(surplus) :], newest])
+    selection.write_state(model_dir, paths[-keep:])
+
+
+class NewestKept(tf.train.CheckpointSaverListener):
+    """Keeps the newest checkpoints of a directory, for savers that do not know the earlier ones.
+
+    The Ascend adapter makes a saver for each call of `train` (npu_estimator.py), which counts, and
+    names in the state file, only what it saved itself.
+
+    Args:
+        model_dir: the directory.
+        keep: number of checkpoints that are kept, at least 1.
+    """
+
+    def __init__(self, model_dir: str, keep: int):
+        self._model_dir = model_dir
+        self._keep = keep
+
+    def begin(self):
+        self._paths = selection.all_named_by_state(self._model_dir)
+
+    def after_save(self, session, global_step_value):
+        saved = selection.all_named_by_state(self._model_dir)
+        older = [path for path in self._paths if tf.io.gfile.exists(f"{path}.index")]
+        self._paths = [*(path for path in older if path not in saved), *saved]
+        _keep_last(self._model_dir, self._paths, self._keep)
 
 
 def remove_leftovers(model_dir: str):

@@ -1,5 +1,6 @@
 """GPUs; mixed precision is TensorFlow's own rewriting of the graph."""
 
+import contextlib
 from typing import Optional
 
 from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
@@ -42,6 +43,10 @@ class Gpu(Device):
                 "CPU."
             )
         super().__init__(options, cluster)
+        for gpu in tf.config.experimental.list_physical_devices("GPU"):
+            # A strategy takes the GPUs before there is a session with its `allow_growth`.
+            with contextlib.suppress(RuntimeError, ValueError):  # Something has taken them already.
+                tf.config.experimental.set_memory_growth(gpu, True)
         mode = options.precision_mode
         if mode not in _MIXED_MODES + _FLOAT32_MODES:
             raise UserError(

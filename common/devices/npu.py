@@ -40,6 +40,7 @@ class Npu(Device):
 
     name = "npu"
     replicates = False
+    forgets_checkpoints = True
     # The order of updates on the device is the adapter's, and this is the gate it is made for.
     gate_gradients = tf.train.Optimizer.GATE_OP
 
@@ -53,6 +54,8 @@ class Npu(Device):
         self.num_devices, rank = rank_table.from_environment()
         npu_config.check_files(options)
         _check_loss_scale(options)
+        if os.environ.pop("POD_NAME", None):  # A pod of Kubernetes may have it.
+            tf.logging.info("POD_NAME is unset here: the adapter would ignore RANK_ID for it.")
         self._adapter = _import_adapter()
         self.rank = self._rank_from_hccl() if rank is None else rank
         self.shares_evaluation = self.num_devices > 1
@@ -74,8 +77,9 @@ class Npu(Device):
         HCCL knows it once a session has initialised the system, and only as long as there is one.
         """
         module = self._adapter.module
-        if not hasattr(module.util, "get_ranksize"):
-            # Up to r1.11.0 its Python sees RANK_SIZE alone, and would not average gradients.
+        # Up to r1.11.0 its Python sees RANK_SIZE alone, and would not average gradients.
+        known = getattr(module.util, "get_ranksize", lambda: "1")
+        if int(known()) != self.num_devices:
             raise UserError(
                 f"The Ascend {self._adapter} does not know the CM_ variables: use RANK_SIZE, "
                 "RANK_ID and RANK_TABLE_FILE, or an adapter from r1.12.0 on."
@@ -122,7 +126,7 @@ class Npu(Device):
         # The adapter's Estimator adds the NPU itself.
         return tf.ConfigProto(allow_soft_placement=True)
 
-    def training_hooks(self, model_dir, save_checkpoints_steps, log_steps, max_steps):
+    def training_hooks(self, model_dir, save_checkpoints_steps, log_steps, max_steps, check_input):
         # The adapter's Estimator has its own hook for checkpoints.
         hooks = [ScalarSummaryHook(model_dir, log_steps)]
         if self.options.npu_iterations_per_loop > 1:
@@ -139,6 +143,8 @@ class Npu(Device):
         )
         if keywords["tf_random_seed"] is None:
             del keywords["tf_random_seed"]
+        else:
+            keywords["tf_random_seed"] += self.rank
 
         def pinned_model_fn(features, labels, mode, params):
             # Newer graphs have FusedBatchNormV3, which the adapter's operators do not include.
@@ -177,7 +183,7 @@ class LastLoopHook(tf.train.SessionRunHook):
         self._global_step = tf.train.get_global_step()
 
     def after_create_session(self, session, coord):
-        # The adapter's hook made it, since the Estimator puts its hooks first.
+        # The adapter's hook made it: all hooks begin before the first session is created.
         variables = {variable.op.name: variable for variable in tf.local_variables()}
         self._repeats = variables[self._VARIABLE]
         self._loaded = self._steps_per_loop

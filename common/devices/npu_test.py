@@ -288,7 +288,9 @@ def test_each_rank_has_its_share_and_its_model_directory(table, tmp_path):
             assert (device.num_devices, device.rank, device.is_chief) == (8, rank, rank == 0)
             assert device.sharding() == (8, rank)
             directories.add(device.model_dir("/model"))
-            assert _run_config(calls, tmp_path, Options())["hcom_parallel"] is True
+            config = _run_config(calls, tmp_path, Options(), random_seed=5)
+            assert config["hcom_parallel"] is True
+            assert config["tf_random_seed"] == 5 + rank  # Each has its own dropout.
     assert directories == {"/model"} | {f"/model/rank_{rank}" for rank in range(1, 8)}
 
 
@@ -305,13 +307,20 @@ def test_devices_that_a_chief_collects():
         assert _openers(calls) == ["npu.py:_rank_from_hccl"]
         # The system went with that session: nobody else could ask.
         assert importlib.import_module("npu_bridge.npu_init").get_rank_id() == 0xFFFFFFFF
-    with installed("current", **chief), pytest.raises(UserError, match="not know the CM_ variab"):
-        choosing.choose("npu")
+    for release in ("current", "r1.11"):
+        with installed(release, **chief), pytest.raises(UserError, match="not know the CM_ variab"):
+            choosing.choose("npu")
     with installed(RANK_SIZE="4", **chief), pytest.raises(UserError, match="are both set"):
         choosing.choose("npu")
     del chief["CM_CHIEF_PORT"]
     with installed(**chief), pytest.raises(UserError, match="CM_CHIEF_PORT missing"):
         choosing.choose("npu")
+
+
+def test_rank_is_that_of_rank_id_in_a_pod(table):
+    with installed(RANK_SIZE="2", RANK_ID="1", RANK_TABLE_FILE=table(2), POD_NAME="pod-0"):
+        assert choosing.choose("npu").rank == 1
+        assert "POD_NAME" not in os.environ  # Otherwise ge_plugin.cc would not read RANK_ID.
 
 
 @pytest.mark.parametrize(
@@ -323,6 +332,7 @@ def test_devices_that_a_chief_collects():
         ({"RANK_SIZE": "8"}, "RANK_ID is not set"),
         ({"RANK_SIZE": "2", "RANK_ID": "0"}, "needs RANK_TABLE_FILE"),
         ({"RANK_TABLE_FILE": "/nowhere/table.json"}, "table.json cannot be read"),
+        ({"RANK_TABLE_FILE": "table.json", "CM_CHIEF_IP": "10.0.0.1"}, "takes neither"),
     ],
 )
 def test_environments_that_are_wrong(environment, message):
@@ -361,7 +371,8 @@ def test_summaries_of_the_npu_are_as_often_as_the_flag_says(tmp_path):
     with installed(), tf.Graph().as_default(), CpuSession() as session:
         step = tf.train.create_global_step()
         tf.summary.scalar("loss", tf.cast(step, tf.float32))
-        (hook,) = choosing.choose("npu").training_hooks(directory, 100, log_steps=3, max_steps=9)
+        device = choosing.choose("npu")
+        (hook,) = device.training_hooks(directory, 100, log_steps=3, max_steps=9, check_input=None)
         hook.begin()
         for number in range(1, 9):
             session.run(step.assign(number).op)

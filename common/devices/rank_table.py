@@ -34,6 +34,11 @@ def from_environment() -> Tuple[int, Optional[int]]:
     Raises:
         UserError: variables are missing, illegal, or do not go together; or a bad rank table.
     """
+    if os.environ.get("CM_CHIEF_IP") and os.environ.get("RANK_TABLE_FILE"):
+        raise UserError(  # ge_plugin.cc: it logs this, and connects the devices by neither.
+            "CM_CHIEF_IP and RANK_TABLE_FILE are both set, and the adapter takes neither then: "
+            "unset one of them."
+        )
     if "CM_WORKER_SIZE" in os.environ:
         return _master_worker_size(), None
     size = _integer("RANK_SIZE", 1, 1 << 20, default=1)
@@ -119,6 +124,8 @@ def check(table: Dict[str, Any], rank_size: int, name: str = ""):
 
     if not isinstance(table, dict):
         fail("expected a JSON object.")
+    if "group_list" in table:
+        fail('it has the older format, "group_list"; expected "server_list".')
     if table.get("version") != "1.0" or table.get("status") != "completed":
         fail(
             'expected "version": "1.0" and "status": "completed", found '

@@ -21,7 +21,10 @@ _REPLACED = [
     (tf.InteractiveSession, "__init__"),
 ]
 _ORIGINALS = [vars(owner)[name] for owner, name in _REPLACED]
-_VARIABLES = ("RANK_", "CM_", "JOB_", "NPU_STAND_IN", "TF_CONFIG", "RESTORE_FROM", "LOCAL_CHECK")
+_VARIABLES = (
+    *("RANK_", "CM_", "POD_", "JOB_", "NPU_STAND_IN"),
+    *("TF_CONFIG", "RESTORE_FROM", "LOCAL_CHECK"),
+)
 
 
 @contextlib.contextmanager
@@ -29,7 +32,7 @@ def installed(release="current", **environment):
     """Inside, the stand-in can be imported, which is like a release of an adapter.
 
     Args:
-        release: older, current or newer of `npu_bridge`; or tf26: `npu_device`.
+        release: older, current, r1.11 or newer of `npu_bridge`; or tf26: `npu_device`.
         environment: variables to set, beside a JOB_ID; no other of the adapter's is.
 
     Yields:

@@ -11,7 +11,8 @@ update sharding, `NPUEstimatorSpec` with its host calls, what GE compiles or ref
 
 The environment says what it is like:
 
-  NPU_STAND_IN           release: older (r1.2.0), current (r1.10.0, the default), newer (r1.15.0)
+  NPU_STAND_IN           release: older (r1.2.0), current (r1.10.0, the default), r1.11 (r1.11.0),
+                         newer (r1.15.0)
   NPU_STAND_IN_RECORD    file that every call is appended to, one JSON object a line
   NPU_STAND_IN_OVERFLOW  the steps of the process, counted from 0 and skipped ones too, after which
                          the float status tells of an overflow: like 1 or 0,3-5 or 7- or 0-
@@ -23,7 +24,7 @@ import os
 
 # helper/helper.py: the same in every release.
 __version__ = "v1.15.0"
-RELEASE = {"older": (1, 2), "current": (1, 10), "newer": (1, 15)}[
+RELEASE = {"older": (1, 2), "current": (1, 10), "r1.11": (1, 11), "newer": (1, 15)}[
     os.environ.get("NPU_STAND_IN", "current")
 ]
 
