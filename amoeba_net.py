@@ -304,7 +304,7 @@ _enum(
 _integer("eval_batch_size", "Images per step of evaluation and prediction.", 1)
 _boolean("eval_drop_remainder", "Leave out the images that do not fill the last batch.")
 _integer("eval_timeout", "Seconds that eval waits for a new checkpoint before it ends.", 1)
-_integer("num_epochs_per_eval", "Epochs between two evaluations of train_and_eval.", 1)
+_float("num_epochs_per_eval", "Epochs between two evaluations of train_and_eval.", 0.0)
 _integer("save_checkpoints_steps", "Steps between two checkpoints. If 0, --iterations_per_loop.", 0)
 _integer("log_steps", "Steps between two lines of the log, and between two summaries.", 1)
 _integer(

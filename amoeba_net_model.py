@@ -108,6 +108,7 @@ _FULL_SIZE = {
     "lr_decay_value": 0.97,
     "lr_num_epochs_per_decay": 2.4,
     "lr_warmup_epochs": 3.0,
+    "optimizer": "rmsprop",
 }
 
 
@@ -381,7 +382,9 @@ def share_of_evaluation(hparams: HParams, size: int, rank: int) -> HParams:
 
 
 def is_in_top_k(logits, labels, k: int) -> tf.Tensor:
-    """Whether no more than k - 1 logits are larger than the label's: bool [batch]."""
+    """Whether the label is among the k largest logits: bool [batch]."""
+    if k == 1:  # The answer's; among equal logits that is the first, for larger k the label's.
+        return tf.equal(tf.argmax(logits, axis=1, output_type=tf.int32), legal(labels))
     return tf.nn.in_top_k(logits, legal(labels), min(k, logits.shape[1].value))
 
 

@@ -58,9 +58,7 @@ class EvaluationReport:
         """A hook for the graph of an evaluation."""
         legal = amoeba_net_model.legal(labels)
         logits, probabilities = end_points["logits"], end_points["predictions"]
-        # Of equal logits evaluation takes the label's for the largest.
-        is_right = amoeba_net_model.is_in_top_k(logits, labels, 1)
-        given = tf.where(is_right, legal, tf.argmax(logits, axis=1, output_type=tf.int32))
+        given = tf.argmax(logits, axis=1, output_type=tf.int32)
         both = tf.stack([given, legal], axis=1)
         explanation = activation_maps.explanation(end_points, self._hparams)
         tensors = {

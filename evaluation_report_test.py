@@ -138,11 +138,11 @@ def test_shares_are_one_report(tiny_model, data_dir):
 
 
 def test_equal_logits_count_as_in_evaluation(graph):
-    """A network that cannot tell classes apart is right, by TensorFlow's in_top_k."""
+    """A network that cannot tell classes apart answers the first, and any is in its top 5."""
     hparams = tiny_hparams(num_label_classes=4)
     report = evaluation_report.EvaluationReport("unused", None, hparams, list("abcd"))
     report.start(amoeba_net_model.InputPipeline(False, None, hparams))
-    labels = tf.constant([3, 1, -1])
+    labels = tf.constant([3, 0, -1])
     model = amoeba_net_model.AmoebaNetEstimatorModel(hparams, None, watch_evaluation=report.watch)
     tf.train.get_or_create_global_step()
     spec = model.model_fn(tf.zeros([3, 19, 19, 3]), labels, tf.estimator.ModeKeys.EVAL)
@@ -156,6 +156,7 @@ def test_equal_logits_count_as_in_evaluation(graph):
         metrics, values = session.run([updates, hook.before_run(None).fetches])
     report._add(values)
     _assert_counts(report.found, metrics, 2)
+    assert metrics == {"top_1_accuracy": 0.5, "top_5_accuracy": 1.0}
 
 
 def test_evaluation_without_a_report_has_nothing_more(tiny_model):

@@ -136,6 +136,17 @@ def test_training_versions(kind, fast):
     assert not np.array_equal(versions[0], versions[1])
 
 
+def test_slow_distortion_changes_contrast():
+    """Neither brightness nor saturation changes the difference of two grey pixels."""
+    with tf.Graph().as_default(), tf.Session() as session:
+        tf.set_random_seed(1)
+        grey = tf.constant(np.full([1, 2, 3], 0.45, np.float32) + [[[0.0], [0.1]]], tf.float32)
+        pixels = inception_preprocessing.distort_color(grey)[0, :, 0]
+        factors = [np.diff(session.run(pixels))[0] / 0.1 for _ in range(20)]
+    assert min(factors) < 0.9 and max(factors) > 1.1
+    assert all(0.49 < factor < 1.51 for factor in factors)
+
+
 def _huge_progressive_jpeg() -> bytes:
     data = bytearray(encode(_photo(), progressive=True))
     frame = data.index(b"\xff\xc2")

@@ -99,7 +99,7 @@ def _build_stem(net, hparams):
             (3, 3),
             "conv0",
             stride=(2, 2) if imagenet else (1, 1),
-            padding="VALID" if imagenet else "SAME",
+            padding="VALID",
         )
         return network_utils.batch_norm(net, "conv0_bn")
 
@@ -212,7 +212,7 @@ def smallest_image_size(hparams: HParams, is_training: bool) -> int:
     aux_head = is_training and hparams.use_aux_head and _aux_cell(hparams) is not None
 
     def fits(size):
-        width = (size - 3) // 2 + 1 if hparams.stem_type == "imagenet" else size
+        width = (size - 3) // (2 if hparams.stem_type == "imagenet" else 1) + 1
         for i in range(1, reductions + 1):
             if width < 2:
                 return False

@@ -63,7 +63,7 @@ def test_no_auxiliary_head_in_evaluation_or_when_off():
 
 def test_plain_stem():
     _, end_points = _build(_hparams(stem_type="cifar", image_size=16, use_aux_head=False))
-    assert end_points["stem"].shape.as_list() == [8, 16, 16, 4]
+    assert end_points["stem"].shape.as_list() == [8, 14, 14, 4]
     assert not [name for name in end_points if name.startswith("cell_stem")]
 
 

@@ -29,6 +29,7 @@ from settings import RunOptions, Settings
 # Exclusive bounds, which absl does not have.
 ABOVE_0 = (
     "num_epochs",
+    "num_epochs_per_eval",
     "lr",
     "lr_num_epochs_per_decay",
     "drop_connect_keep_prob",
@@ -140,15 +141,16 @@ def check(hparams: HParams, run: RunOptions):
             "--data_dir is missing: set it to the directory of the TFRecord files, or use "
             "--synthetic_data."
         )
-    for name, value in hparams.values().items():
+    values = {**hparams.values(), **run._asdict()}
+    for name, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"--{name}={value}: expected a finite number.")
     for name in ABOVE_0:
-        if hparams.get(name) <= 0:
-            raise UserError(f"--{name}={hparams.get(name)}: expected a number above 0.")
+        if values[name] <= 0:
+            raise UserError(f"--{name}={values[name]}: expected a number above 0.")
     for name in BELOW_1:
-        if hparams.get(name) >= 1:
-            raise UserError(f"--{name}={hparams.get(name)}: expected a number below 1.")
+        if values[name] >= 1:
+            raise UserError(f"--{name}={values[name]}: expected a number below 1.")
     if hparams.init_exclude is not None and not hparams.init_checkpoint:
         raise UserError(f"--init_exclude={hparams.init_exclude} needs --init_checkpoint.")
     for name in ("init_exclude", "trainable_variables"):

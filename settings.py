@@ -42,7 +42,7 @@ class RunOptions(NamedTuple):
     max_nan_steps: int = 10
     max_skipped_steps: int = 100
     # Intervals.
-    num_epochs_per_eval: int = 1
+    num_epochs_per_eval: float = 1.0
     eval_timeout: int = 86400  # Seconds.
     iterations_per_loop: int = 1251
     save_checkpoints_steps: int = 0  # 0: iterations_per_loop.

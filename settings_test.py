@@ -67,6 +67,7 @@ def test_build_hparams_are_the_originals():
     assert found.values().keys() == _TYPES["hparams"].keys()
     assert (found.cell_name, found.num_cells, found.image_size) == ("amoeba_net_a", 18, 299)
     assert (found.lr, found.batch_norm_decay, found.num_stem_cells) == (0.015, 0.9997, 2)
+    assert (found.optimizer, found.lr_num_epochs_per_decay) == ("rmsprop", 2.4)
 
 
 @pytest.mark.parametrize(

@@ -152,10 +152,12 @@ def score(batches_dir: str, outputs_dir: str):
 
 
 def count_top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> int:
-    """How many labels [n] are among the k highest of scores [n, classes], as in_top_k counts.
+    """How many labels [n] are among the k highest of scores [n, classes], as evaluation counts.
 
-    A label is if fewer than k scores are higher than its own, and its own is a number.
+    Of equal scores the first is the highest for k = 1; for larger k the label's is.
     """
+    if k == 1:
+        return int((scores.argmax(axis=1) == labels).sum())
     own = scores[np.arange(len(labels)), labels][:, np.newaxis]
     hits = ((scores > own).sum(axis=1) < k) & np.isfinite(own[:, 0])
     return int(hits.sum())

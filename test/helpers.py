@@ -94,7 +94,7 @@ def settings_of(*arguments) -> settings.Settings:
 def tiny_hparams(**values) -> HParams:
     """Hyper-parameters of the smallest network, but for some values."""
     hparams = amoeba_net_model.build_hparams()
-    for name, value in {**TINY, **values}.items():
+    for name, value in {"optimizer": "sgd", **TINY, **values}.items():
         hparams.set_hparam(name, value)
     return hparams
 

@@ -186,7 +186,7 @@ def test_padding_does_not_reach_what_takes_classes_alone(tmp_path):
     """A device may not have a class below 0 in its operators, whatever the weight is."""
     with installed(), tf.Graph().as_default() as graph, with_small_network():
         spec, images, labels = _build(choosing.choose("npu"), "eval", hparams(), tmp_path)
-        operations = {"OneHot": 0, "InTopKV2": 1}  # With the input that has the labels.
+        operations = {"OneHot": 0, "InTopKV2": 1, "Equal": 1}  # With the input of the labels.
         classes = [
             op.inputs[operations[op.type]] for op in graph.get_operations() if op.type in operations
         ]

@@ -45,7 +45,7 @@ _NOT_TRANSLATED = "docs/flags.md"  # Generated.
 # Of programs that are not here.
 _FOREIGN_FLAGS = {
     *("build", "device", "fix", "help", "helpfull", "logdir", "model_base_path", "rm"),
-    "soc_version",
+    *("soc_version", "use_bp16", "export_to_tpu", "tf_hub_mode", "export_path"),
 }
 
 
