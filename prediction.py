@@ -187,7 +187,7 @@ class ImageReader:
             encoded = limits.read_bytes(path, limits.IMAGE_BYTES, name="it")
             image_files.check_scans(encoded)
             try:
-                return self._decode(encoded)
+                return self._decode(_without_palette(encoded))
             except tf.errors.OpError:
                 return self._decode(image_files.to_jpeg(encoded).encoded)
         except FileNotFoundError:
@@ -201,6 +201,18 @@ class ImageReader:
 
     def _decode(self, encoded: bytes) -> np.ndarray:
         return self._session.run(self._image, {self._encoded: encoded})
+
+
+def _without_palette(encoded: bytes) -> bytes:
+    """The image; one with a palette as a JPEG, as in data conversion.
+
+    TensorFlow takes a BMP's numbers of colours for grey, and a GIF's transparent pixels get some
+    colour.
+    """
+    bits_per_pixel = int.from_bytes(encoded[28:30], "little")
+    if encoded.startswith(b"GIF") or (encoded.startswith(b"BM") and bits_per_pixel <= 8):
+        return image_files.to_jpeg(encoded).encoded
+    return encoded
 
 
 # Output ------------------------------------------------------------------------------------------

@@ -112,6 +112,19 @@ def test_odd_images_and_others_beside_them(classify, odd_dir):
     assert answers["animated.gif"].probabilities == answers["still.gif"].probabilities
 
 
+def test_palettes_are_applied(tmp_path):
+    """Of a BMP, and the transparent colour of a GIF, which becomes white."""
+    read = prediction.ImageReader(16)
+    paletted = Image.new("P", (32, 32), 1)
+    paletted.putpalette([0, 0, 0, 200, 40, 10])
+    paths = [str(tmp_path / name) for name in ("red.bmp", "clear.gif")]
+    paletted.save(paths[0])
+    paletted.save(paths[1], transparency=1)
+    for path, colour in zip(paths, [(200, 40, 10), (255, 255, 255)]):
+        image = (read(path) + 1) * 127.5
+        assert np.abs(image - np.array(colour)).max() < 4, path
+
+
 def test_files_that_would_cost_too_much(tmp_path):
     read = prediction.ImageReader(16)
     pipe, huge, scans = (str(tmp_path / name) for name in ("pipe", "huge", "scans"))

@@ -130,8 +130,10 @@ def _seconds(trainings: List[Dict[str, Any]]) -> Optional[float]:
     for record in trainings:
         if not record.get("seconds_per_step"):
             return None
-        total += record["seconds_per_step"] * (record["global_step"] - step)
-        step = record["global_step"]
+        before, step = step, record["global_step"]
+        # A training that started again, or went on from an older checkpoint, did them once more.
+        steps = step - before if step > before else step
+        total += record["seconds_per_step"] * steps
     return total if trainings else None
 
 

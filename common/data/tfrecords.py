@@ -177,15 +177,11 @@ def image_example(
     """Returns the tf.train.Example of one image, with the keys ImageNet's TFRecords have.
 
     Args:
-      encoded: bytes of the encoded image.
+      encoded: bytes of the encoded image; all numbers are those of the decoded one.
       label: int; 0 is background.
-      height: of the image, in pixels.
-      width: of the image, in pixels.
       text: human-readable class name.
       filename: base name of the image's file, as text or bytes.
       synset: WordNet ID, or another short name of the class.
-      colorspace: of the decoded image.
-      channels: of the decoded image.
     """
     return tf.train.Example(
         features=tf.train.Features(
@@ -211,7 +207,6 @@ def write_shard(path, examples):
     The same examples always make the same bytes.
 
     Args:
-      path: where to.
       examples: iterable of tf.train.Example, or of bytes to be written as they are.
 
     Returns:
@@ -230,14 +225,7 @@ def write_shard(path, examples):
 
 
 def write_split(directory, split, examples, shards):
-    """Writes a split, its examples dealt out to shards; returns its entry of dataset.json.
-
-    Args:
-      directory: where to.
-      split: 'train' or 'validation'.
-      examples: list, see `write_shard`.
-      shards: number of shards.
-    """
+    """Writes a split, its list of examples dealt to shards; returns its entry of dataset.json."""
     entries = []
     for index in range(shards):
         name = shard_name(split, index, shards)

@@ -7,9 +7,9 @@
     python scripts/benchmarks/benchmark_train.py --parts=train --devices=float32,mixed,mixed+xla
 
 The network is the program's default one, but for what is given here. Images are synthetic: input
-costs nothing here, see benchmark_input.py. Each part of each runtime is
-a process of its own, and the processes of one configuration take turns, so that whatever else the
-machine does slows all of them; ratios are medians of the turns' own ratios.
+costs nothing here, see benchmark_input.py. Each part of each runtime is a process of its own, and
+the processes of one configuration take turns, so that whatever else the machine does slows all of
+them; ratios are medians of the turns' own ratios.
 
 - train: the training step, gradients, averages and all.
 - eval: the evaluation graph as `--mode=eval` runs it, with moving averages.
@@ -17,10 +17,9 @@ machine does slows all of them; ratios are medians of the turns' own ratios.
 
 A runtime is a Python that has the project's requirements, with some release and build of
 TensorFlow; without --runtime there is the one this runs in. --devices compares the CPU and the
-precisions of a GPU instead. --beside names another program whose
-training step takes turns with these, like original_step.py. What is named first, programs before
-runtimes, is the baseline of the others. The peak is what a large matrix product reaches on the
-same cores, with the best of the runtimes: what a perfect program would.
+precisions of a GPU instead. --beside names another program whose training step takes turns with
+these, like original_step.py. What is named first, programs before runtimes, is the baseline of the
+others. The peak is what a large matrix product reaches on the same cores, with the best runtime.
 """
 
 import argparse
@@ -48,8 +47,7 @@ from common.runtime import tf
 from scripts.benchmarks import devices, turns
 
 PARTS = ("train", "eval", "frozen")
-# Multiply-adds of a training step beside those of the forward pass: gradients of inputs and of
-# weights cost as many again each.
+# Multiply-adds beside those of the forward pass: gradients of inputs and of weights cost as many.
 _PASSES = {"train": 3, "eval": 1, "frozen": 1}
 
 
