@@ -80,7 +80,7 @@ class Run:
         steps_per_epoch = math.ceil(hparams.num_train_images / hparams.train_batch_size)
         self.steps_per_eval = max(1, int(options.num_epochs_per_eval * steps_per_epoch))
         if options.trains:
-            self.check_ranks()
+            self.start_at_step_of_chief()
         self.train_input = amoeba_net_model.InputPipeline(
             True,
             options.data_dir,
@@ -143,17 +143,15 @@ class Run:
             check=self.stopper.check,
         )
 
-    def check_ranks(self):
-        """Checks that this rank starts at the chief's step: at the end they would wait forever."""
-        chief = selection.latest(self.options.model_dir)
-        chief_step = reading.global_step(chief) if chief else 0
-        if chief_step != self.current_step():
-            raise UserError(
-                f"The ranks' checkpoints differ: step {chief_step} in {self.options.model_dir}, "
-                f"{self.current_step()} in {self.model_dir}. Remove the newer ones."
-            )
-
-    # Modes ---------------------------------------------------------------------------------------
+    def start_at_step_of_chief(self):
+        """The ranks start at the same step: at the end the others would wait forever."""
+        chief, step = selection.latest(self.options.model_dir), self.current_step()
+        if step and not chief:
+            where = f"{self.model_dir} is at step {step}, but {self.options.model_dir}"
+            raise UserError(f"{where} has no checkpoint. Copy that one there, or remove it.")
+        if chief and step != reading.global_step(chief):
+            tf.logging.warning("Rank %d goes on from rank 0's %s.", self.device.rank, chief)
+            storage.follow(self.model_dir, chief)
 
     def eval_mode(self):
         """Evaluates each checkpoint as it appears, up to that of the last step."""
@@ -275,7 +273,7 @@ class Run:
             interruption.StopHook(self.stopper, self.stop_file()),
             *self.device.training_hooks(
                 *(self.model_dir, self.options.checkpoint_steps, log_steps, max_steps),
-                check_input=self.train_input.check_records,
+                check_end=functools.partial(self.check_end, max_steps),
             ),
             shown,
         ]
@@ -300,8 +298,12 @@ class Run:
         if self.stopper.name:
             where = f"at step {step} of {self.train_steps}, saved as {checkpoint}"
             raise interruption.Interrupted(f"Stopped by {self.stopper.name} {where}.")
-        if self.device.cluster:
-            peers.check_end(step, max_steps)
+
+    def check_end(self, max_steps: int, step: int):
+        """Raises an error if processes that train together end before the last step."""
+        if step < max_steps and not self.stopper.name:
+            self.train_input.check_records()
+            raise peers.early_end(step, max_steps)
 
     def stop_file(self) -> Optional[str]:
         """The file in which processes that train together agree on the step to stop at."""

@@ -131,7 +131,7 @@ def _seconds(trainings: List[Dict[str, Any]]) -> Optional[float]:
         if not record.get("seconds_per_step"):
             return None
         before, step = step, record["global_step"]
-        # A training that started again, or went on from an older checkpoint, did them once more.
+        # Fewer steps than before are those of a training that started from the beginning.
         steps = step - before if step > before else step
         total += record["seconds_per_step"] * steps
     return total if trainings else None

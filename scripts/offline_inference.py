@@ -156,11 +156,9 @@ def count_top_k(scores: np.ndarray, labels: np.ndarray, k: int) -> int:
 
     Of equal scores the first is the highest for k = 1; for larger k the label's is.
     """
-    if k == 1:
-        return int((scores.argmax(axis=1) == labels).sum())
     own = scores[np.arange(len(labels)), labels][:, np.newaxis]
-    hits = ((scores > own).sum(axis=1) < k) & np.isfinite(own[:, 0])
-    return int(hits.sum())
+    hits = scores.argmax(axis=1) == labels if k == 1 else (scores > own).sum(axis=1) < k
+    return int((hits & np.isfinite(own[:, 0])).sum())
 
 
 def _num_batches(index) -> int:

@@ -191,7 +191,8 @@ prepare_environment() {
 
 # The rank table of several devices, made of the server's own settings unless the caller names one.
 prepare_rank_table() {
-  ((processes > 1)) || unset RANK_TABLE_FILE # Of a training on several devices.
+  # Another training's may still be in the shell, and the adapter refuses it beside the CM_ variables.
+  ((processes > 1)) && [[ -z ${CM_WORKER_SIZE:-} ]] || unset RANK_TABLE_FILE
   ((processes > 1)) && [[ -z ${RANK_TABLE_FILE:-} ]] && [[ -z ${CM_WORKER_SIZE:-} ]] || return 0
   export RANK_TABLE_FILE=$output/rank_table_${processes}p.json
   mkdir -p "$output" && "$python" "$scripts/make_rank_table.py" --devices="$processes" \
@@ -325,7 +326,8 @@ notice() {
     echo '------------------ INFO NOTICE END ------------------'
   elif grep -q 'Rank [0-9]* of [0-9]*, Ascend adapter' "$1"; then # Up to r1.6.0.
     echo '------------------ INFO NOTICE START ------------------'
-    echo 'INFO: this training used the Ascend adapter, which does not log that it compiled the model.'
+    echo 'INFO: this training used the Ascend adapter. Its log does not say that the model was compiled;'
+    echo 'INFO: up to r1.6.0 it never does.'
     echo '------------------ INFO NOTICE END ------------------'
   else
     echo '------------------ ERROR NOTICE START ------------------'

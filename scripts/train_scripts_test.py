@@ -155,7 +155,7 @@ def test_npu_is_noticed_with_an_adapter_that_does_not_log_it(copy, tmp_path):
         TF_CPP_MIN_LOG_LEVEL="2",
     )
     assert status == 0, printed
-    assert "INFO: this training used the Ascend adapter" in printed
+    assert "INFO: this training used the Ascend adapter." in printed
     assert "ERROR" not in printed and "compiled" not in copy.output("0", "train_0.log")
 
 

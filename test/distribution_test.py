@@ -206,7 +206,7 @@ def test_a_bad_record_of_one_process_is_named_and_ends_all(setting, tmp_path):
     assert done.returncode == 1, (done.stdout.decode(), logs)
     assert "worker 1 ended with status 1: program.py: " in done.stdout.decode()
     assert "train-00001-of-00002: record 3 has an image" in logs[1]
-    assert "This process ends too" in logs[0] or "SIGTERM" in logs[0], logs[0]
+    assert "This process ends too" in logs[0], logs[0]
 
 
 def _wait_for_steps(processes):
@@ -508,7 +508,8 @@ def test_statistics_are_those_of_the_images_of_all_replicas(tmp_path):
     assert len(statistics) > 20
     for name in statistics:
         first, second = found[(0,)][name], found[(1,)][name]
-        np.testing.assert_allclose(found[(0, 1)][name], (first + second) / 2, 1e-3, 1e-6, name)
+        mean = (first + second) / 2
+        np.testing.assert_allclose(found[(0, 1)][name], mean, 1e-3, 1e-6, err_msg=name)
     assert any(np.abs(found[(0,)][name] - found[(1,)][name]).max() > 1e-3 for name in statistics)
 
 

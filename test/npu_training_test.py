@@ -197,6 +197,21 @@ def test_rank_that_hccl_gave_trains_in_its_directory(tmp_path):
     assert wrapped["is_distributed"] and wrapped["optimizer"] == "NPUDistributedOptimizer"
 
 
+def test_rank_goes_on_from_the_checkpoint_of_rank_0(tmp_path):
+    """Where only one of them could save its last one."""
+    write_data(str(tmp_path / "data"))
+    table = write_rank_table(tmp_path / "table.json", 2)
+    ranks = [{"RANK_SIZE": "2", "RANK_ID": str(i), "RANK_TABLE_FILE": table} for i in range(2)]
+    assert run(tmp_path, "newer", ranks[1], train_steps=3).message is None
+    message = run(tmp_path, "newer", ranks[1], train_steps=4).message
+    assert "is at step 3, but" in message and "has no checkpoint" in message
+    assert run(tmp_path, "newer", ranks[0], train_steps=2).message is None
+    assert run(tmp_path, "newer", ranks[1], train_steps=4).message is None
+    assert not _moved(_variables(tmp_path, 2), _variables(tmp_path, 2, rank=1))
+    assert not (tmp_path / "model" / "rank_1" / "model.ckpt-3.index").exists()
+    assert _variables(tmp_path, 4, rank=1)["global_step"] == 4
+
+
 @pytest.mark.xdist_group("npu_ranks")
 def test_ranks_skip_a_step_together_and_end_with_the_same_weights(tmp_path):
     """Gradients, float status and initial weights are exchanged; one rank's status overflows.

@@ -1,7 +1,7 @@
 """The most accurate checkpoint of a training, which is kept in `best/`."""
 
 import os
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 from common import files, results
 from common.checkpoints import reading, selection
@@ -36,7 +36,7 @@ def keep_if_best(
         best = None
     if os.path.dirname(checkpoint) != model_dir.rstrip("/"):
         return best
-    images_of_best = best.get("images", images) if best else 0
+    images_of_best = _images_of(best, evaluations) or images if best else 0
     if images < _PART * images_of_best:
         tf.logging.info("%d images do not decide what is best: %d did.", images, images_of_best)
         return best
@@ -57,6 +57,13 @@ def keep_if_best(
     return best
 
 
+def _images_of(best: Dict[str, Any], evaluations: List[Dict[str, Any]]) -> Optional[int]:
+    """Number of images of the evaluation that chose the best; None if nobody knows it."""
+    of_step = [e for e in evaluations if e.get("global_step") == best.get("global_step")]
+    older = of_step[0].get("metrics", {}).get("images") if of_step else None
+    return best.get("images", older)
+
+
 def replace(model_dir: str, checkpoint: str):
     """Copies a checkpoint to best/, in place of the one that is there.
 
@@ -73,6 +80,15 @@ def replace(model_dir: str, checkpoint: str):
 
 
 def _replace(directory: str, checkpoint: str):
+    copy(checkpoint, directory)
+    name = os.path.basename(checkpoint)
+    for file in files.list_directory(directory):
+        if file != selection.STATE and not file.startswith(name + "."):
+            files.remove(os.path.join(directory, file))
+
+
+def copy(checkpoint: str, directory: str):
+    """Copies a checkpoint to a directory, whose state file then names it alone."""
     source, name = os.path.split(checkpoint)
     for file, _, _ in sorted(reading.files_of(checkpoint)):  # The data before the index.
         with files.replacing(os.path.join(directory, file)) as temporary:
@@ -81,6 +97,3 @@ def _replace(directory: str, checkpoint: str):
     if problem:  # The training may have deleted the checkpoint meanwhile.
         raise UserError(f"{checkpoint} cannot be kept in {directory}: {problem}")
     selection.write_state(directory, [os.path.join(directory, name)])
-    for file in files.list_directory(directory):
-        if file != selection.STATE and not file.startswith(name + "."):
-            files.remove(os.path.join(directory, file))

@@ -86,6 +86,16 @@ def repair(model_dir: str, keep: int):
         _keep_last(model_dir, paths, keep)
 
 
+def follow(model_dir: str, checkpoint: str):
+    """Makes a training go on from another directory's checkpoint, in place of its own ones."""
+    files.make_directory(model_dir)
+    own = selection.in_directory(model_dir)
+    best.copy(checkpoint, model_dir)
+    for path in own:
+        if os.path.basename(path) != os.path.basename(checkpoint):
+            tf.train.remove_checkpoint(path)
+
+
 def _keep_last(model_dir: str, paths: List[str], keep: int):
     """Removes all but the last `keep` checkpoints, and writes a state file of these."""
     for path in paths[:-keep]:
@@ -111,13 +121,18 @@ class NewestKept(tf.train.CheckpointSaverListener):
         self._keep = keep
 
     def begin(self):
-        self._paths = selection.all_named_by_state(self._model_dir)
+        self._paths = self._named()
 
     def after_save(self, session, global_step_value):
-        saved = selection.all_named_by_state(self._model_dir)
+        saved = self._named()
         older = [path for path in self._paths if tf.io.gfile.exists(f"{path}.index")]
         self._paths = [*(path for path in older if path not in saved), *saved]
         _keep_last(self._model_dir, self._paths, self._keep)
+
+    def _named(self) -> List[str]:
+        # The state file of a directory that was copied may have the other one's paths.
+        names = map(os.path.basename, selection.all_named_by_state(self._model_dir))
+        return [os.path.join(self._model_dir, name) for name in names]
 
 
 def remove_leftovers(model_dir: str):

@@ -229,21 +229,21 @@ class Device:
         save_checkpoints_steps: int,
         log_steps: int,
         max_steps: int,
-        check_input: Callable[[], None],
+        check_end: Callable[[int], None],
     ) -> list:
         """Hooks that training needs here.
 
         Args:
             model_dir, save_checkpoints_steps, log_steps: see `estimator`.
             max_steps: global step at which the training ends.
-            check_input: see `peers.ClusterHook`.
+            check_end: see `peers.ClusterHook`.
         """
         hooks = []
         if self.writes:
             saver = LeanCheckpointSaverHook(model_dir, save_steps=save_checkpoints_steps)
             hooks.append(saver)
         if self.cluster:
-            hooks.append(peers.ClusterHook(self.cluster, check_input))
+            hooks.append(peers.ClusterHook(self.cluster, check_end))
             timeout = self.options.stall_timeout
             if timeout:
                 first_timeout = timeout + self.options.cluster_timeout

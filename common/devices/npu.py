@@ -126,7 +126,7 @@ class Npu(Device):
         # The adapter's Estimator adds the NPU itself.
         return tf.ConfigProto(allow_soft_placement=True)
 
-    def training_hooks(self, model_dir, save_checkpoints_steps, log_steps, max_steps, check_input):
+    def training_hooks(self, model_dir, save_checkpoints_steps, log_steps, max_steps, check_end):
         # The adapter's Estimator has its own hook for checkpoints.
         hooks = [ScalarSummaryHook(model_dir, log_steps)]
         if self.options.npu_iterations_per_loop > 1:

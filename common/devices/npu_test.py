@@ -372,7 +372,7 @@ def test_summaries_of_the_npu_are_as_often_as_the_flag_says(tmp_path):
         step = tf.train.create_global_step()
         tf.summary.scalar("loss", tf.cast(step, tf.float32))
         device = choosing.choose("npu")
-        (hook,) = device.training_hooks(directory, 100, log_steps=3, max_steps=9, check_input=None)
+        (hook,) = device.training_hooks(directory, 100, log_steps=3, max_steps=9, check_end=None)
         hook.begin()
         for number in range(1, 9):
             session.run(step.assign(number).op)

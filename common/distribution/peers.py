@@ -63,13 +63,12 @@ def _lost_message(cluster: Cluster, error: tf.errors.OpError) -> str:
     return f"Lost {', '.join(gone) or 'another process'} ({reason}). {ADVICE}"
 
 
-def check_end(step: int, max_steps: int):
-    """Raises LostPeerError if the training ended before its last step."""
-    if step < max_steps:
-        raise LostPeerError(
-            f"Training ended at step {step} of {max_steps}, since another process had no more "
-            f"images: its log says why. {ADVICE}"
-        )
+def early_end(step: int, max_steps: int) -> LostPeerError:
+    """The error where the training ended before its last step, and not by a signal."""
+    return LostPeerError(
+        f"Training ended at step {step} of {max_steps}, since another process had no more images: "
+        f"its log says why. {ADVICE}"
+    )
 
 
 class ClusterHook(tf.train.SessionRunHook):
@@ -79,20 +78,20 @@ class ClusterHook(tf.train.SessionRunHook):
 
     Args:
         cluster: the processes that train together.
-        check_input: raises an error if this process's images have ended, for which the others,
-            who have more, would wait.
+        check_end: is called with the global step at which this process ends; raises an error if
+            that is too early, so that it neither waits for the others nor ends well.
     """
 
-    def __init__(self, cluster: Cluster, check_input: Callable[[], None]):
+    def __init__(self, cluster: Cluster, check_end: Callable[[int], None]):
         self._cluster = cluster
-        self._check_input = check_input
+        self._check_end = check_end
         self._watchers = [_Watcher(cluster, rank) for rank in cluster.watched_by(cluster.rank)]
 
     def begin(self):
         for watcher in self._watchers:
             watcher.start()
         strategy = tf.distribute.get_strategy()
-        step = tf.train.get_global_step()
+        self._step = step = tf.train.get_global_step()
         steps = strategy.extended.call_for_each_replica(lambda: tf.identity(step.read_value()))
         self._sum_of_steps = strategy.reduce(tf.distribute.ReduceOp.SUM, steps, axis=None)
         self._replicas = strategy.num_replicas_in_sync
@@ -109,7 +108,7 @@ class ClusterHook(tf.train.SessionRunHook):
 
     def end(self, session):
         """Waits for the others: who ended before would break off what they have yet to fetch."""
-        self._check_input()
+        self._check_end(int(session.run(self._step)))
         tf.logging.info("Training has ended here; waiting for the others.")
         for watcher in self._watchers:
             watcher.ended.set()
@@ -180,17 +179,17 @@ def _say_goodbye(cluster: Cluster):
     """Lets those who watch this process know that it ends well, and waits until they do."""
     if cluster.size == 1:
         return
-    readers = [rank for rank in cluster.others if cluster.rank in cluster.watched_by(rank)]
-    addresses = [cluster.addresses[rank] for rank in readers]
     with tf.Graph().as_default():
-        queues = [_goodbye_queue(cluster, cluster.rank, rank) for rank in readers]
+        queues = [
+            _goodbye_queue(cluster, cluster.rank, rank)
+            for rank in cluster.others
+            if cluster.rank in cluster.watched_by(rank)
+        ]
         items, left = [queue.enqueue(0) for queue in queues], [queue.size() for queue in queues]
         with session(cluster, cluster.rank) as own:
             own.run(items)
             deadline = time.monotonic() + _GOODBYE_SECONDS
-            while time.monotonic() < deadline and any(
-                size and answers(address) for size, address in zip(own.run(left), addresses)
-            ):
+            while any(own.run(left)) and time.monotonic() < deadline:
                 time.sleep(0.1)
 
 

@@ -75,8 +75,9 @@ class Stopper:
 
     def _receive(self, number: int):
         now = time.monotonic()
-        if self.name is None:
-            self.name, self._time = signal.Signals(number).name, now
+        if self._time is None:  # If there is a name, another process has had a signal before.
+            self._time = now
+            self.name = self.name or signal.Signals(number).name
             tf.logging.warning(
                 "%s: stopping after this step, with a checkpoint. Another one ends at once.",
                 self.name,

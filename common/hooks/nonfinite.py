@@ -82,7 +82,7 @@ class NonFiniteHook(tf.train.SessionRunHook):
         self._parts = {
             _name(tensor): tensor
             for tensor in parts
-            if tensor is not loss and not _name(tensor).endswith("total_loss")
+            if tensor is not loss and not _name(tensor).split("/")[-1].startswith("total_loss")
         }
         self._fetches = {"loss": loss, "learning_rate": "learning_rate:0"}
         if self._step_after:
