@@ -286,7 +286,7 @@ class Run:
                 hooks,
                 self.saving_listeners(),
                 self.stopper.check,
-                functools.partial(common_to_processes, self.hparams, self.options),
+                lambda: common_to_processes(self.hparams, self.options, self.current_step),
             )
         figures = {**throughput.statistics(), "losses": loss.history}
         checkpoint, step = self.last_checkpoint(), self.current_step()

@@ -4,7 +4,7 @@ The entry points define the flags; no other module sees them. preparation.py che
 """
 
 import os
-from typing import Any, Dict, FrozenSet, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, FrozenSet, NamedTuple, Optional, Sequence
 
 from absl.flags import FlagValues
 
@@ -105,12 +105,16 @@ def from_flags(flags: FlagValues) -> Settings:
     )
 
 
-def common_to_processes(hparams: HParams, run: RunOptions) -> Dict[str, Any]:
+def common_to_processes(
+    hparams: HParams, run: RunOptions, current_step: Callable[[], int]
+) -> Dict[str, Any]:
     """What must be the same in all processes that train together, by a name for the user."""
     values = {name: v for name, v in hparams.values().items() if not name.startswith("eval_")}
     del values["num_eval_images"]
     common = {f"--{name}": value for name, value in values.items()}
     common["--train_steps"] = run.train_steps
+    # Unless all see the same --model_dir.
+    common["the step to go on from"] = current_step()
     common["the code's checksum"] = agreement.digest_of_code(os.path.dirname(__file__))
     if not hparams.synthetic_data:
         common["the training data"] = imagenet_input.training_data(run.data_dir, hparams)

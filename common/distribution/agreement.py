@@ -37,7 +37,7 @@ def check(
         interrupted: is called while this process waits; ends that by an exception.
 
     Raises:
-        UserError: some values differ, or a process does not take part.
+        UserError: some values differ, or a process does not take part, or was lost.
         tf.errors.OpError: a process has ended.
     """
     if cluster.size == 1:
@@ -54,8 +54,11 @@ def check(
     thread = threading.Thread(target=meet, daemon=True)
     thread.start()
     deadline = time.monotonic() + timeout
+    heard = dict.fromkeys(cluster.others, time.monotonic())
     while thread.is_alive():
         interrupted()
+        if cluster.rank == 0:  # The others notice the chief's end themselves.
+            peers.check_present(cluster, heard)
         if time.monotonic() > deadline:
             raise UserError(
                 f"The processes could not compare their settings within {timeout:g} s "

@@ -3,7 +3,7 @@ import socket
 
 import pytest
 
-from common.distribution import agreement, cluster
+from common.distribution import agreement, cluster, peers
 from common.errors import UserError
 from common.runtime import tf
 from scripts import launch_local
@@ -40,6 +40,19 @@ def test_digest_of_code_sees_modules_but_no_tests(tmp_path):
     assert agreement.digest_of_code(str(tmp_path)) == empty
     (tmp_path / "common" / "data" / "b.py").write_text("1")
     assert agreement.digest_of_code(str(tmp_path)) != empty
+
+
+def test_a_process_that_is_lost_before_the_training_is_named(monkeypatch):
+    monkeypatch.setattr(peers, "PROBE_SECONDS", 0.1)
+    monkeypatch.setattr(peers, "_LOST_AFTER_SECONDS", 0.5)
+    with launch_local.held_ports(2) as ports:
+        addresses = [f"127.0.0.1:{port}" for port in ports]
+        task = {"type": "worker", "index": 0}
+        two = cluster.parse(json.dumps({"cluster": {"worker": addresses}, "task": task}))
+        server = tf.train.Server(two.specification(), job_name="worker", task_index=0)
+        with pytest.raises(peers.LostPeerError, match=r"worker 1 .* does not answer any more"):
+            agreement.check(two, {}, timeout=600)
+        del server
 
 
 def test_another_program_that_has_the_port_of_a_process():

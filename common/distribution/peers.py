@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import time
-from typing import Callable
+from typing import Callable, Dict
 
 from tensorflow.python.distribute import distribute_coordinator
 from tensorflow.python.training import monitored_session
@@ -61,6 +61,24 @@ def _lost_message(cluster: Cluster, error: tf.errors.OpError) -> str:
     gone = [cluster.name(rank) for rank in cluster.others if not answers(cluster.addresses[rank])]
     reason = " ".join(runtime.error_message(error).split())[:100]
     return f"Lost {', '.join(gone) or 'another process'} ({reason}). {ADVICE}"
+
+
+def check_present(cluster: Cluster, heard: Dict[int, float]):
+    """Looks whether the other processes are there, if some time has passed since the last look.
+
+    Args:
+        cluster: the processes.
+        heard: when each of the others accepted a connection, in monotonic seconds; is updated.
+
+    Raises:
+        LostPeerError: one has not accepted any for some time.
+    """
+    for rank, time_heard in heard.items():
+        silence = time.monotonic() - time_heard
+        if silence > PROBE_SECONDS and answers(cluster.addresses[rank]):
+            heard[rank] = time.monotonic()
+        elif silence > _LOST_AFTER_SECONDS:
+            raise LostPeerError(f"{cluster.name(rank)} does not answer any more. {ADVICE}")
 
 
 def early_end(step: int, max_steps: int) -> LostPeerError:
