@@ -79,7 +79,7 @@ class Run:
         self.train_steps = options.train_steps or model_builder.num_train_steps(hparams)
         steps_per_epoch = math.ceil(hparams.num_train_images / hparams.train_batch_size)
         self.steps_per_eval = max(1, int(options.num_epochs_per_eval * steps_per_epoch))
-        if options.trains:
+        if options.trains and self.model_dir != options.model_dir:
             self.start_at_step_of_chief()
         self.train_input = amoeba_net_model.InputPipeline(
             True,
@@ -299,10 +299,11 @@ class Run:
             where = f"at step {step} of {self.train_steps}, saved as {checkpoint}"
             raise interruption.Interrupted(f"Stopped by {self.stopper.name} {where}.")
 
-    def check_end(self, max_steps: int, step: int):
+    def check_end(self, max_steps: int, step: int, others_ended: bool):
         """Raises an error if processes that train together end before the last step."""
-        if step < max_steps and not self.stopper.name:
+        if step < max_steps:
             self.train_input.check_records()
+        if step < max_steps and others_ended and not self.stopper.name:
             raise peers.early_end(step, max_steps)
 
     def stop_file(self) -> Optional[str]:

@@ -59,15 +59,16 @@ def test_signal_before_the_first_step_that_counts():
 def test_early_end_of_processes_that_train_together():
     """Bad records of this process are the reason if there are any; else another process's."""
     one = mock.MagicMock()
-    run.Run.check_end(one, 10, 5)  # By a signal.
+    run.Run.check_end(one, 10, 5, True)  # By a signal.
     one.stopper.name = None
-    run.Run.check_end(one, 10, 10)
-    one.train_input.check_records.assert_not_called()
+    run.Run.check_end(one, 10, 10, True)
+    run.Run.check_end(one, 10, 5, False)
     with pytest.raises(peers.LostPeerError, match="ended at step 5 of 10"):
-        run.Run.check_end(one, 10, 5)
+        run.Run.check_end(one, 10, 5, True)
     one.train_input.check_records.side_effect = UserError("bad")
+    run.Run.check_end(one, 10, 10, True)  # Of a batch that nobody needed any more.
     with pytest.raises(UserError, match="bad"):
-        run.Run.check_end(one, 10, 5)
+        run.Run.check_end(one, 10, 5, False)
 
 
 def test_images_to_classify():

@@ -57,6 +57,8 @@ def _is_result(record: Any) -> bool:
     return (
         isinstance(record.get("global_step", 0), int)
         and isinstance(record.get("hparams", {}), dict)
+        and isinstance(record.get("metrics", {}), dict)
+        and isinstance(record.get("metrics", {}).get("images", 0), int)
         and (best is None or _is_best(best))
     )
 
@@ -66,6 +68,7 @@ def _is_best(best: Any) -> bool:
         isinstance(best, dict)
         and isinstance(best.get("checkpoint"), str)
         and isinstance(best.get("top_1_accuracy"), (int, float))
+        and isinstance(best.get("images", 0), int)
     )
 
 

@@ -135,9 +135,13 @@ def run_once(arguments):
                 process.signal(signal.SIGTERM)
             end(processes, arguments.grace)
             return 130, False
-    # What fails on its own fails again. Those that are ended count as killed.
-    statuses = [process.status() for process in processes]
-    return failed.status(), all(s in (0, TEMPORARY_FAILURE) or s > 128 for s in statuses)
+    # What fails on its own fails again, and others with it. Those that are ended count as killed.
+    as_consequences = {0, TEMPORARY_FAILURE, *range(129, 256)}
+    on_their_own = [p for p in processes if p.status() not in as_consequences]
+    if on_their_own and failed not in on_their_own:
+        failed = on_their_own[0]
+        say(f"{failed.name} ended with status {failed.status()}: {failed.last_line()}")
+    return failed.status(), not on_their_own
 
 
 @contextlib.contextmanager

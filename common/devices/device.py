@@ -229,7 +229,7 @@ class Device:
         save_checkpoints_steps: int,
         log_steps: int,
         max_steps: int,
-        check_end: Callable[[int], None],
+        check_end: Callable[[int, bool], None],
     ) -> list:
         """Hooks that training needs here.
 

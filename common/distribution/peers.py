@@ -25,6 +25,7 @@ ADVICE = (
 )
 _LOST_AFTER_SECONDS = 10
 _GOODBYE_SECONDS = 60
+_GOODBYE_MISSES = 5
 
 # Whoever has this ends the process; the other threads' reasons to do so are consequences.
 ENDING = threading.RLock()
@@ -50,6 +51,10 @@ def training(cluster: Cluster):
             yield
     except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
         raise LostPeerError(_lost_message(cluster, error)) from error
+    except UserError as error:
+        if not isinstance(error, LostPeerError):
+            ENDING.acquire()  # For ever: when the others end now, that is a consequence.
+        raise
     finally:
         monitored_session._PREEMPTION_ERRORS = errors
         # At the interpreter's end it could not be destroyed without an error message.
@@ -96,11 +101,12 @@ class ClusterHook(tf.train.SessionRunHook):
 
     Args:
         cluster: the processes that train together.
-        check_end: is called with the global step at which this process ends; raises an error if
-            that is too early, so that it neither waits for the others nor ends well.
+        check_end: is called with the global step at which this process ends, and whether the
+            others have ended; raises an error if that is too early: at once if it is by reason of
+            this process, for which the others may wait.
     """
 
-    def __init__(self, cluster: Cluster, check_end: Callable[[int], None]):
+    def __init__(self, cluster: Cluster, check_end: Callable[[int, bool], None]):
         self._cluster = cluster
         self._check_end = check_end
         self._watchers = [_Watcher(cluster, rank) for rank in cluster.watched_by(cluster.rank)]
@@ -126,7 +132,8 @@ class ClusterHook(tf.train.SessionRunHook):
 
     def end(self, session):
         """Waits for the others: who ended before would break off what they have yet to fetch."""
-        self._check_end(int(session.run(self._step)))
+        step = int(session.run(self._step))
+        self._check_end(step, False)
         tf.logging.info("Training has ended here; waiting for the others.")
         for watcher in self._watchers:
             watcher.ended.set()
@@ -134,6 +141,7 @@ class ClusterHook(tf.train.SessionRunHook):
             _join(self._watchers)
         _say_goodbye(self._cluster)
         _join(self._watchers)
+        self._check_end(step, True)
 
 
 class _Watcher:
@@ -197,17 +205,19 @@ def _say_goodbye(cluster: Cluster):
     """Lets those who watch this process know that it ends well, and waits until they do."""
     if cluster.size == 1:
         return
+    readers = [rank for rank in cluster.others if cluster.rank in cluster.watched_by(rank)]
     with tf.Graph().as_default():
-        queues = [
-            _goodbye_queue(cluster, cluster.rank, rank)
-            for rank in cluster.others
-            if cluster.rank in cluster.watched_by(rank)
-        ]
+        queues = [_goodbye_queue(cluster, cluster.rank, rank) for rank in readers]
         items, left = [queue.enqueue(0) for queue in queues], [queue.size() for queue in queues]
         with session(cluster, cluster.rank) as own:
             own.run(items)
-            deadline = time.monotonic() + _GOODBYE_SECONDS
-            while any(own.run(left)) and time.monotonic() < deadline:
+            deadline, misses = time.monotonic() + _GOODBYE_SECONDS, 0
+            while time.monotonic() < deadline and misses < _GOODBYE_MISSES:
+                waiting = [rank for rank, size in zip(readers, own.run(left)) if size]
+                if not waiting:
+                    return
+                are_there = any(answers(cluster.addresses[rank]) for rank in waiting)
+                misses = 0 if are_there else misses + 1
                 time.sleep(0.1)
 
 
