@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from unittest import mock
 
 import helpers
@@ -120,15 +119,6 @@ def test_errors_are_one_sentence_before_the_graph(values, variables, message, tm
     with no_graph:
         text = run(tmp_path, variables=variables, synthetic_data=True, **values).message
     assert message in text and "\n" not in text
-
-
-def test_ranks_must_start_from_the_same_step(tmp_path):
-    model = tmp_path / "model"
-    with tf.Graph().as_default(), CpuSession() as session:
-        session.run(tf.train.create_global_step().assign(12).op)
-        tf.train.Saver().save(session, str(model / "model.ckpt"), global_step=12)
-    message = run(tmp_path, variables=_ranks(tmp_path, rank="1"), synthetic_data=True).message
-    assert re.search(r"differ: step 12 in .*, 0 in ", message)
 
 
 def test_batches_divide_by_the_devices(tmp_path):
