@@ -301,10 +301,10 @@ class Run:
 
     def check_end(self, max_steps: int, step: int, others_ended: bool):
         """Raises an error if processes that train together end before the last step."""
-        if step < max_steps:
+        if step < max_steps and not self.stopper.ended_training:
             self.train_input.check_records()
-        if step < max_steps and others_ended and not self.stopper.name:
-            raise peers.early_end(step, max_steps)
+            if others_ended:
+                raise peers.early_end(step, max_steps)
 
     def stop_file(self) -> Optional[str]:
         """The file in which processes that train together agree on the step to stop at."""

@@ -60,7 +60,7 @@ def test_early_end_of_processes_that_train_together():
     """Bad records of this process are the reason if there are any; else another process's."""
     one = mock.MagicMock()
     run.Run.check_end(one, 10, 5, True)  # By a signal.
-    one.stopper.name = None
+    one.stopper.ended_training = False
     run.Run.check_end(one, 10, 10, True)
     run.Run.check_end(one, 10, 5, False)
     with pytest.raises(peers.LostPeerError, match="ended at step 5 of 10"):

@@ -113,8 +113,7 @@ def common_to_processes(
     del values["num_eval_images"]
     common = {f"--{name}": value for name, value in values.items()}
     common["--train_steps"] = run.train_steps
-    # Unless all see the same --model_dir.
-    common["the step to go on from"] = current_step()
+    common["the step in --model_dir, which all must share,"] = current_step()
     common["the code's checksum"] = agreement.digest_of_code(os.path.dirname(__file__))
     if not hparams.synthetic_data:
         common["the training data"] = imagenet_input.training_data(run.data_dir, hparams)

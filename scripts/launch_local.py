@@ -7,8 +7,8 @@
 What follows -- goes to every process's amoeba_net.py. Each gets its TF_CONFIG, with ports of the
 loopback address, and writes to its own file in --log_dir. As soon as one fails the others are
 ended too. If it was killed, or lost another one, all are started again, up to --max_restarts
-times, and go on from the last checkpoint. The exit status is that of the process that failed
-first, 0 if none did.
+times, and go on from the last checkpoint. The exit status is that of the process for which the
+others failed, 0 if none did.
 """
 
 import argparse
@@ -136,12 +136,13 @@ def run_once(arguments):
             end(processes, arguments.grace)
             return 130, False
     # What fails on its own fails again, and others with it. Those that are ended count as killed.
-    as_consequences = {0, TEMPORARY_FAILURE, *range(129, 256)}
+    as_consequences = {None, 0, TEMPORARY_FAILURE, *range(129, 256)}
     on_their_own = [p for p in processes if p.status() not in as_consequences]
     if on_their_own and failed not in on_their_own:
         failed = on_their_own[0]
         say(f"{failed.name} ended with status {failed.status()}: {failed.last_line()}")
-    return failed.status(), not on_their_own
+    all_ended = all(process.status() is not None for process in processes)
+    return failed.status(), all_ended and not on_their_own
 
 
 @contextlib.contextmanager

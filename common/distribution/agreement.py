@@ -54,11 +54,10 @@ def check(
     thread = threading.Thread(target=meet, daemon=True)
     thread.start()
     deadline = time.monotonic() + timeout
-    heard = dict.fromkeys(cluster.others, time.monotonic())
+    heard = dict.fromkeys(cluster.watched_by(cluster.rank), time.monotonic())
     while thread.is_alive():
         interrupted()
-        if cluster.rank == 0:  # The others notice the chief's end themselves.
-            peers.check_present(cluster, heard)
+        peers.check_present(cluster, heard)
         if time.monotonic() > deadline:
             raise UserError(
                 f"The processes could not compare their settings within {timeout:g} s "

@@ -29,12 +29,15 @@ class Interrupted(Exception):  # noqa: N818 (it is no error)
 class Stopper:
     """Notices the signals; `name` is that of the first one, or None.
 
+    `ended_training` becomes true at the step after which a training ends for a signal.
+
     While TensorFlow computes, Python runs no handlers. A thread reads the signals instead, from
     the pipe that Python's own C handler writes their numbers to.
     """
 
     def __init__(self):
         self.name = None
+        self.ended_training = False
         self._time = None
 
     @contextlib.contextmanager
@@ -121,13 +124,17 @@ class StopHook(tf.train.SessionRunHook):
         self._runs += 1
         if not self._stop_file:
             if self._stopper.name:
-                run_context.request_stop()
+                self._stop(run_context)
             return
         if self._last_run is None:
             self._last_run = self._agreed_run()
         if self._last_run is not None and self._runs >= self._last_run:
             self._stopper.name = self._stopper.name or "a signal to another process"
-            run_context.request_stop()
+            self._stop(run_context)
+
+    def _stop(self, run_context):
+        self._stopper.ended_training = True
+        run_context.request_stop()
 
     def _agreed_run(self) -> Optional[int]:
         """Returns the run after which all processes end, if one of them has received a signal."""
