@@ -40,6 +40,7 @@ class Process:
     def __init__(self, command, cluster, job, index, log_dir, cores):
         self.name = f"{job} {index}"
         self.log = os.path.join(log_dir, f"{job}_{index}.log")
+        self._program = f"{os.path.basename(command[1])}: "
         config = {"cluster": cluster, "task": {"type": job, "index": index}}
         with open(self.log, "ab") as log:
             self._process = subprocess.Popen(
@@ -65,11 +66,13 @@ class Process:
             self._process.send_signal(number)
 
     def last_line(self):
-        """What it said last: mostly the reason of its end."""
+        """What it said last: the sentence with the reason of its end, if there is one."""
         with open(self.log, "rb") as log:
             log.seek(max(0, os.path.getsize(self.log) - 4096))
             lines = [line for line in log.read().decode(errors="replace").splitlines() if line]
-        return lines[-1] if lines else ""
+        # TensorFlow's threads may log something after it.
+        sentences = [line for line in lines[-20:] if line.startswith(self._program)]
+        return (sentences or lines or [""])[-1]
 
 
 def _cores(rank, count):

@@ -345,6 +345,7 @@ def test_environments_that_are_wrong(environment, message):
 @pytest.mark.parametrize(
     "changes, message",
     [
+        ({"group_list": []}, "the older format"),
         ({"status": "initializing"}, '"status": "completed", found'),
         ({"server_count": "2"}, "\"server_count\" is '2', the list has 1"),
         ({"server_list": []}, "to be a list of servers"),

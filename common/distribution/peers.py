@@ -49,7 +49,9 @@ def training(cluster: Cluster):
     try:
         with cluster.in_environment():
             yield
-    except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+    except tf.errors.OpError as error:
+        if not _is_of_a_peer(error):
+            raise
         raise LostPeerError(_lost_message(cluster, error)) from error
     except UserError as error:
         if not isinstance(error, LostPeerError):
@@ -59,6 +61,13 @@ def training(cluster: Cluster):
         monitored_session._PREEMPTION_ERRORS = errors
         # At the interpreter's end it could not be destroyed without an error message.
         vars(distribute_coordinator._thread_local).pop("server", None)
+
+
+def _is_of_a_peer(error: tf.errors.OpError) -> bool:
+    """Whether an operation failed since another process ended, of whatever kind the error is."""
+    if isinstance(error, (tf.errors.UnavailableError, tf.errors.AbortedError)):
+        return True
+    return "Collective ops is aborted by" in str(error) or "received from peer" in str(error)
 
 
 def _lost_message(cluster: Cluster, error: tf.errors.OpError) -> str:

@@ -146,3 +146,4 @@ def test_processes_that_train_together_stop_at_the_same_step(
     assert os.listdir(str(tmp_path)) == ["stop"]
     for i, stopper in enumerate(stoppers):
         assert stopper.name == ("SIGTERM" if i in signalled else "a signal to another process")
+        assert stopper.ended_training
