@@ -27,7 +27,7 @@ from common.distribution.shares import Shares
 from common.errors import UserError
 from common.hooks import interruption, nonfinite, progress
 from common.hooks.speed import SessionTimingHook, ThroughputHook
-from common.hooks.summaries import LastValueHook
+from common.hooks.summaries import LossHook
 from common.hparams import HParams
 from common.runtime import tf
 from settings import RunOptions, common_to_processes
@@ -264,7 +264,7 @@ class Run:
         batch_size, log_steps = self.hparams.train_batch_size, self.options.log_steps
         summary_dir = self.model_dir if self.device.writes else None
         throughput = ThroughputHook(batch_size, summary_dir, every_n_steps=log_steps)
-        loss = LastValueHook("total_loss:0")
+        loss = LossHook()
         shown = progress.ProgressHook(
             self.train_steps, batch_size, bar=sys.stderr.isatty(), every_n_steps=log_steps
         )
@@ -333,7 +333,7 @@ class Run:
         listeners = [storage.DirectoryGuard(self.model_dir)]
         if self.device.forgets_checkpoints:
             listeners.append(storage.NewestKept(self.model_dir, self.options.keep_checkpoint_max))
-        if not self.device.skips_steps:  # Then variables are always finite.
+        if not self.device.skips_steps:  # With those that skip, variables are always finite.
             skips = self.hparams.on_nan == "skip"
             listeners.append(nonfinite.FiniteCheckpoints(skips, self.last_checkpoint))
         return listeners

@@ -191,9 +191,11 @@ prepare_environment() {
 
 # The rank table of several devices, made of the server's own settings unless the caller names one.
 prepare_rank_table() {
-  # Another training's may still be in the shell, and the adapter refuses it beside the CM_ variables.
-  ((processes > 1)) && [[ -z ${CM_WORKER_SIZE:-} ]] || unset RANK_TABLE_FILE
-  ((processes > 1)) && [[ -z ${RANK_TABLE_FILE:-} ]] && [[ -z ${CM_WORKER_SIZE:-} ]] || return 0
+  if ((processes == 1)) || [[ ${CM_WORKER_SIZE:-} ]]; then
+    unset RANK_TABLE_FILE # Of another training in this shell; not legal beside the CM_ variables.
+    return
+  fi
+  [[ -z ${RANK_TABLE_FILE:-} ]] || return 0
   export RANK_TABLE_FILE=$output/rank_table_${processes}p.json
   mkdir -p "$output" && "$python" "$scripts/make_rank_table.py" --devices="$processes" \
     --output="$RANK_TABLE_FILE" || exit

@@ -36,14 +36,15 @@ def keep_if_best(
         best = None
     if os.path.dirname(checkpoint) != model_dir.rstrip("/"):
         return best
-    images_of_best = _images_of(best, evaluations) or images if best else 0
-    if images < _PART * images_of_best:
-        tf.logging.info("%d images do not decide what is best: %d did.", images, images_of_best)
-        return best
-    # As results.json rounds it.
-    is_comparable = images_of_best >= _PART * images
-    if best and is_comparable and best["top_1_accuracy"] >= float(str(top_1_accuracy)):
-        return best
+    if best:
+        images_of_best = _images_of(best, evaluations) or images
+        if images < _PART * images_of_best:
+            tf.logging.info("%d images do not decide what is best: %d did.", images, images_of_best)
+            return best
+        is_of_all = images_of_best >= _PART * images
+        # As results.json rounds it.
+        if is_of_all and best["top_1_accuracy"] >= float(str(top_1_accuracy)):
+            return best
     consequence = f"The best accuracy so far, but {checkpoint} was deleted before it could be kept."
     with reading.warning_if_deleted(checkpoint, consequence):
         replace(model_dir, checkpoint)

@@ -136,7 +136,7 @@ class Device:
         """
         keywords = {
             "model_dir": model_dir,
-            "tf_random_seed": random_seed,
+            "tf_random_seed": None if random_seed is None else random_seed + self.rank,
             "save_checkpoints_steps": save_checkpoints_steps,
             "save_summary_steps": log_steps,
             "log_step_count_steps": log_steps,
@@ -156,8 +156,6 @@ class Device:
 
     def _cluster_estimator(self, model_fn, keywords) -> tf.estimator.Estimator:
         """One of several processes that train together."""
-        if keywords["tf_random_seed"] is not None:
-            keywords["tf_random_seed"] += self.rank
         keywords["save_checkpoints_steps"] = None  # Otherwise the others would save, too.
         keywords["save_checkpoints_secs"] = None
         if not self.is_chief:

@@ -143,8 +143,6 @@ class Npu(Device):
         )
         if keywords["tf_random_seed"] is None:
             del keywords["tf_random_seed"]
-        else:
-            keywords["tf_random_seed"] += self.rank
 
         def pinned_model_fn(features, labels, mode, params):
             # Newer graphs have FusedBatchNormV3, which the adapter's operators do not include.

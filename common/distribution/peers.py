@@ -25,7 +25,7 @@ ADVICE = (
 )
 _LOST_AFTER_SECONDS = 10
 _GOODBYE_SECONDS = 60
-_GOODBYE_MISSES = 5
+_GOODBYE_MISSES = 5  # Probes in a row that none of the readers answers.
 
 # Whoever has this ends the process; the other threads' reasons to do so are consequences.
 ENDING = threading.RLock()
@@ -89,7 +89,7 @@ def check_present(cluster: Cluster, heard: Dict[int, float]):
     """
     for rank, time_heard in heard.items():
         silence = time.monotonic() - time_heard
-        if silence > PROBE_SECONDS and answers(cluster.addresses[rank]):
+        if silence >= PROBE_SECONDS and answers(cluster.addresses[rank]):
             heard[rank] = time.monotonic()
         elif silence > _LOST_AFTER_SECONDS:
             raise LostPeerError(f"{cluster.name(rank)} does not answer any more. {ADVICE}")
@@ -188,20 +188,20 @@ class _Watcher:
                     peer.run(item)
                 self.ended.set()  # It said goodbye; the last checkpoint may still be saved here.
             except tf.errors.OpError:
-                self._lost("has ended, or has been started again")
+                name = self._cluster.name(self._rank)
+                self._lost(LostPeerError(f"{name} has ended, or has been started again. {ADVICE}"))
 
     def _probe(self):
-        answered = time.monotonic()
+        heard = {self._rank: time.monotonic()}
         while not self.ended.wait(PROBE_SECONDS):
-            now = time.monotonic()
-            if answers(self._cluster.addresses[self._rank]):
-                answered = now
-            elif now - answered > _LOST_AFTER_SECONDS:
-                self._lost("does not answer any more")
+            try:
+                check_present(self._cluster, heard)
+            except LostPeerError as error:
+                self._lost(error)
 
-    def _lost(self, reason: str):
+    def _lost(self, error: LostPeerError):
         if not self.ended.is_set():
-            end_process(LostPeerError(f"{self._cluster.name(self._rank)} {reason}. {ADVICE}"))
+            end_process(error)
 
 
 def _join(watchers):

@@ -1,5 +1,6 @@
 """Session hooks that keep values of a training, for TensorBoard and for results.json."""
 
+from common.distribution import replication
 from common.runtime import tf
 
 # Session runs between two values of a history.
@@ -47,29 +48,24 @@ class ScalarSummaryHook(tf.train.SessionRunHook):
         tf.summary.FileWriterCache.get(self._summary_dir).flush()
 
 
-class LastValueHook(tf.train.SessionRunHook):
-    """Keeps the last value of a scalar, and a history of its values.
-
-    Args:
-        tensor_name: like 'total_loss:0'; with several replicas, the mean of their losses is kept.
+class LossHook(tf.train.SessionRunHook):
+    """Keeps the last total loss of a training, and a history of it.
 
     Attributes:
         value: the last value; None before the first run.
         history: (number of the run in this session, value), the last one included.
     """
 
-    def __init__(self, tensor_name: str):
-        self._tensor_name = tensor_name
+    def __init__(self):
         self._runs = 0
         self.value = None
         self.history = []
 
     def begin(self):
-        if tf.distribute.has_strategy():  # Each replica has one; the Estimator made their mean.
-            self._tensor_name = tf.get_collection(tf.GraphKeys.LOSSES)[-1].name
+        self._loss = replication.shown_loss()
 
     def before_run(self, run_context):
-        return tf.train.SessionRunArgs(self._tensor_name)
+        return tf.train.SessionRunArgs(self._loss)
 
     def after_run(self, run_context, run_values):
         self._runs += 1
