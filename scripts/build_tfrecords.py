@@ -17,10 +17,10 @@ The source directory holds one of:
 Label 0 is background, which no image has. What the output holds is in common/data/tfrecords.py.
 
 JPEG files that are RGB or grey are stored as they are, byte for byte. PNG, GIF (its first frame),
-BMP, WebP, TIFF and CMYK JPEG become RGB JPEG of quality 95, whatever the file's name says;
+BMP, WebP, TIFF, PPM and CMYK JPEG become RGB JPEG of quality 95, whatever the file's name says;
 transparent parts turn white, 16 bits become 8. An EXIF orientation is not applied, neither here nor
-in training. Every image is decoded once; a broken one stops the program with its name, or is left
-out, listed and counted (--on_bad_image=skip).
+in training; that of a TIFF is. Every image is decoded once; a broken one stops the program with its
+name, or is left out, listed and counted (--on_bad_image=skip).
 
 The same source, seed and numbers of shards make the same bytes, with any number of workers. A
 program that was interrupted, however hard, goes on where it was when called again: what has been
@@ -40,6 +40,9 @@ from common.arguments import Parser, integer, local_place
 from common.data import dataset_builder, image_sources, tfrecords
 from common.errors import UserError
 from common.runtime import tf
+
+# Of a split: dataset.json says something of each, in at most `limits.JSON_BYTES`.
+_MOST_SHARDS = 30_000
 
 
 def _check_flags(options):
@@ -172,13 +175,13 @@ def _add_shard_flags(add):
     )
     add(
         "--num_train_shards",
-        type=integer(1, 99999),
+        type=integer(1, _MOST_SHARDS),
         help="Default: 1024 for ImageNet; else shards of about 128 MB, but at least 16 so that "
         "eight devices have two each, and at least 16 images in a shard.",
     )
     add(
         "--num_validation_shards",
-        type=integer(1, 99999),
+        type=integer(1, _MOST_SHARDS),
         help="Default: 128 for ImageNet; else as for num_train_shards.",
     )
     add(

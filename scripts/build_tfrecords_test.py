@@ -1,5 +1,6 @@
 """Tests of build_tfrecords.py, run as people run it."""
 
+import errno
 import fcntl
 import functools
 import io
@@ -16,7 +17,7 @@ from helpers import ROOT, encode, noise, run
 from PIL import Image
 
 from common import imagenet
-from common.data import dataset_builder, tfrecords
+from common.data import dataset_builder, image_sources, tfrecords
 from common.errors import UserError
 from common.runtime import tf
 from scripts import build_tfrecords
@@ -309,8 +310,39 @@ class TestBadImages:
         skipped = sorted(contents["skipped"], key=lambda image: image["name"])
         assert [image["name"] for image in skipped] == ["bee/003.jpg", "cat/005.jpg"]
         assert skipped[1]["reason"] == "is empty"
+        whole = _contents(tmp_path / "out")
         _, error = _build(source, tmp_path / "out", *flags, status=1)
         assert "cannot be decoded" in error
+        output, _ = _build(source, tmp_path / "out", *flags, "--on_bad_image=skip")
+        assert "10 of 10 shards are finished" in output
+        assert _contents(tmp_path / "out") == whole
+
+    def test_what_is_to_be_made_again_stays_this_jobs(self, tmp_path):
+        source = _make_folders(tmp_path / "photos")
+        flags = "--validation_fraction=0", "--num_train_shards=1"
+        _build(source, tmp_path / "out", *flags)
+        whole = _contents(tmp_path / "out")
+        (tmp_path / "out" / "train-00000-of-00001").write_bytes(b"damaged")
+        image = source / "bee" / "003.jpg"
+        good = image.read_bytes()
+        image.write_bytes(bytes(len(good)))
+        _build(source, tmp_path / "out", *flags, status=1)
+        image.write_bytes(good)
+        _build(source, tmp_path / "out", *flags)
+        assert _contents(tmp_path / "out") == whole
+
+    def test_image_that_cannot_be_read(self, tmp_path, monkeypatch):
+        """A disk's fault is not the image's: that is named, and not left out."""
+
+        def fail(image):
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(image_sources, "read_image", fail)
+        source = image_sources.find_source(str(_make_folders(tmp_path / "photos")), fraction=0.0)
+        (shard,) = dataset_builder.plan_shards(source, 0, {"train": 1})
+        (tmp_path / dataset_builder.WORK_DIR).mkdir()
+        with pytest.raises(UserError, match=r"\w+/\d+.jpg \(train\) cannot be read: Input/output"):
+            dataset_builder.make_shard(shard, str(tmp_path), "skip")
 
 
 class TestOtherJobs:

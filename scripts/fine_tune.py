@@ -130,6 +130,12 @@ def main():
         required=True,
         help="data set, training and export",
     )
+    add(
+        "--on_bad_image",
+        choices=("fail", "skip"),
+        default="fail",
+        help="what to do about an image that cannot be decoded",
+    )
     add("flags", nargs="*", help="flags of amoeba_net.py, after --")
     options = parser.parse_args()
     for flag in options.flags:
@@ -140,7 +146,12 @@ def main():
         checkpoint = selection.resolve(options.init_checkpoint, "--init_checkpoint")
         data = os.path.join(options.output_dir, "data")
         build = os.path.join(_ROOT, "scripts", "build_tfrecords.py")
-        _run([sys.executable, build, f"--source_dir={options.image_dir}", f"--output_dir={data}"])
+        flags = {
+            "source_dir": options.image_dir,
+            "output_dir": data,
+            "on_bad_image": options.on_bad_image,
+        }
+        _run([sys.executable, build, *(f"--{name}={value}" for name, value in flags.items())])
         info = tfrecords.read_dataset_info(data)
         if "validation" not in info["splits"]:
             raise UserError(

@@ -112,11 +112,16 @@ def _examples(shard, on_bad_image, converted, skipped):
     for image in shard.images:
         if parallel.stopping():
             raise concurrent.futures.CancelledError
+        name = files.printable(image.name)
         try:
             jpeg = image_files.to_jpeg(image_sources.read_image(image))
+        except OSError as error:  # Of the disk or the network, not of the image: never left out.
+            reason = f"cannot be read: {error.strerror or error}"
+            raise UserError(
+                f"{name} ({shard.split}) {reason}. Mend that, and run this again to go on."
+            ) from error
         except ValueError as error:
             if on_bad_image == "fail":
-                name = files.printable(image.name)
                 raise UserError(
                     f"{name} ({shard.split}) cannot be decoded: {error}. Replace it and run this "
                     "again, or leave out and list all such images with --on_bad_image=skip."
@@ -177,13 +182,16 @@ class Job:
                 "--overwrite."
             )
         mine = {name: entry for name, entry in known.items() if self._is_mine(name, known)}
-        if self._on_bad_image == "fail":
-            mine = {name: entry for name, entry in mine.items() if not entry["skipped"]}
-        tasks = {name: (entry, self._output_dir) for name, entry in mine.items()}
+        skips = self._on_bad_image == "skip"
+        tasks = {
+            name: (entry, self._output_dir)
+            for name, entry in mine.items()
+            if skips or not entry["skipped"]
+        }
         with contextlib.closing(parallel.run(is_intact, tasks, self._workers)) as checked:
             bar = tqdm.tqdm(checked, "Checking", len(tasks), unit=" finished shards", leave=False)
             self.entries = {name: mine[name] for name, intact in bar if intact}
-        self._restart_work_dir()
+        self._restart_work_dir(mine)
         for name in strangers:
             os.remove(os.path.join(self._output_dir, name))
 
@@ -243,12 +251,15 @@ class Job:
         shard, entry = self._shards.get(name), known.get(name)
         return bool(shard and entry and entry.get("fingerprint") == shard.fingerprint)
 
-    def _restart_work_dir(self):
-        """Leaves in the work directory what is known about finished shards, and nothing else."""
-        for name, entry in self.entries.items():
+    def _restart_work_dir(self, entries):
+        """Leaves in the work directory what is known about shards of this job, and nothing else.
+
+        Also about those that are to be made again: until then, they are not a stranger's.
+        """
+        for name, entry in entries.items():
             path = os.path.join(self._work_dir, name + ".json")
             files.write_text(path, json.dumps(entry))
-        keep = {name + ".json" for name in self.entries} | {"lock"}
+        keep = {name + ".json" for name in entries} | {"lock"}
         for name in set(os.listdir(self._work_dir)) - keep:
             os.remove(os.path.join(self._work_dir, name))
         # It describes a whole data set, which for now there is not.

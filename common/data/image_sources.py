@@ -103,25 +103,35 @@ def _folders(source_dir, fraction, seed):
     train_dir, val_dir = os.path.join(source_dir, "train"), _validation_dir(source_dir)
     has_train = os.path.isdir(train_dir)
     if val_dir and not has_train:
-        raise UserError(f"{source_dir} has {os.path.basename(val_dir)}/ but no train/ beside it.")
+        name = os.path.basename(val_dir)
+        raise UserError(
+            f"{source_dir} has {name}/ but no train/ beside it. (Where {name} is a class itself, "
+            "move all classes into train/.)"
+        )
     if val_dir and fraction is not None:
         raise UserError(f"--validation_fraction={fraction}: {val_dir} is there; give up one.")
 
     classes_dir = train_dir if has_train else source_dir
+    others = set(_subdirs(source_dir)).difference(["train", val_dir and os.path.basename(val_dir)])
+    if has_train and others:
+        line = f"{source_dir}: the classes are in train/; left aside: {', '.join(sorted(others))}."
+        print(files.printable(line))
     folders = _subdirs(classes_dir)
     if not folders:
         raise UserError(
             f"{classes_dir} has no class folders; expected are <class>/*.jpg and the like, in "
-            "it or in train/ and validation/."
+            "it or in train/ and validation/. (Where train is a class itself, move all classes "
+            "into another train/.)"
         )
     labels = {folder: label for label, folder in enumerate(folders, 1)}
-    images = _list_class_folders(classes_dir, labels)
+    seen = {}
+    images = _list_class_folders(classes_dir, labels, seen)
     empty = set(labels.values()).difference(image.label for image in images)
     if empty:
         raise UserError(f"{os.path.join(classes_dir, folders[min(empty) - 1])} has no image in it.")
 
     if val_dir:
-        splits = {"train": images, "validation": _list_class_folders(val_dir, labels)}
+        splits = {"train": images, "validation": _list_class_folders(val_dir, labels, seen)}
     else:
         splits = _split(images, 0.1 if fraction is None else fraction, seed)
     # Folders are often named after WordNet, as ImageNet's are.
@@ -162,8 +172,9 @@ def _split(images, fraction, seed):
     return splits
 
 
-def _list_class_folders(directory, labels):
-    """Lists the images of directory/<class>/**, in a fixed order."""
+def _list_class_folders(directory, labels, seen=None):
+    """Lists the images of directory/<class>/**, in a fixed order; `seen` as for `walk`."""
+    seen = {} if seen is None else seen
     folders = _subdirs(directory)
     unknown = [folder for folder in folders if folder not in labels]
     if unknown:
@@ -173,7 +184,7 @@ def _list_class_folders(directory, labels):
         )
     images, others = [], collections.Counter()
     for folder in tqdm.tqdm(folders, f"Listing {directory}", unit=" folders", leave=False):
-        for image in _list_files(os.path.join(directory, folder), others):
+        for image in _list_files(os.path.join(directory, folder), others, seen):
             name = os.path.join(folder, image.name)
             images.append(image._replace(name=name, label=labels[folder]))
     if others:
@@ -182,10 +193,10 @@ def _list_class_folders(directory, labels):
     return images
 
 
-def _list_files(directory, others=None):
+def _list_files(directory, others=None, seen=None):
     """Lists the image files anywhere under a directory, counting others by their suffix."""
     images = []
-    for parent, names in walk(directory):
+    for parent, names in walk(directory, seen):
         for file in names:
             path = os.path.join(parent, file)
             suffix = os.path.splitext(file)[1].lower()
@@ -197,8 +208,12 @@ def _list_files(directory, others=None):
     return images
 
 
-def walk(directory):
+def walk(directory, seen=None):
     """Yields (folder, sorted names of its files) of a directory and all below it, links too.
+
+    Args:
+        directory: path.
+        seen: a dict that calls share which must not reach the same folder.
 
     Raises:
         OSError: a folder cannot be read.
@@ -208,7 +223,7 @@ def walk(directory):
     def fail(error):
         raise error
 
-    seen = {}
+    seen = {} if seen is None else seen
     for parent, folders, names in os.walk(directory, followlinks=True, onerror=fail):
         status = os.stat(parent)
         first = seen.setdefault((status.st_dev, status.st_ino), parent)

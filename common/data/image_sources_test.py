@@ -62,7 +62,8 @@ class TestFolders:
         [
             (["x.jpg"], {}, "has no class folders"),
             (["a/1.jpg", "b/1.txt"], {}, "b has no image in it"),
-            (["val/a/1.jpg"], {}, "val/ but no train/"),
+            (["val/a/1.jpg"], {}, "val/ but no train/.*Where val is a class itself"),
+            (["car/1.jpg", "train/1.jpg"], {}, "Where train is a class itself"),
             (["train/a/1.jpg", "val/b/1.jpg"], {}, "not among the 1 classes, first b"),
             (["train/a/1.jpg", "val/a/1.jpg"], {"fraction": 0.5}, "validation_fraction=0.5"),
             (["train/a/1.jpg", "val/a/1.jpg", "validation/a/1.jpg"], {}, "both validation/ and"),
@@ -82,6 +83,14 @@ class TestHostileFolders:
         for name in ("x", "y"):
             (tmp_path / "a" / name).symlink_to(tmp_path / "a", target_is_directory=True)
         with pytest.raises(UserError, match=r"a/x is the same folder as .*a: remove the link"):
+            image_sources.find_source(str(tmp_path))
+
+    @pytest.mark.parametrize("link", ["train/b", "validation"])
+    def test_classes_and_splits_that_are_the_same_folder(self, tmp_path, link):
+        _make_tree(tmp_path, ["train/a/1.jpg"])
+        target = "train/a" if link == "train/b" else "train"
+        (tmp_path / link).symlink_to(tmp_path / target, target_is_directory=True)
+        with pytest.raises(UserError, match=r"is the same folder as .*a: remove the link"):
             image_sources.find_source(str(tmp_path))
 
     def test_folder_that_cannot_be_read(self, tmp_path, monkeypatch):
