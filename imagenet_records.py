@@ -139,8 +139,18 @@ def _num_pixels(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _many_scans(record: bytes) -> bool:
-    """Whether decoding a record's image could take very long."""
-    return record.count(image_files.SCAN) > limits.JPEG_SCANS and b"\xff\xd8\xff" in record
+    """Whether decoding a record's image would take very long."""
+    if record.count(image_files.SCAN) <= limits.JPEG_SCANS:
+        return False
+    try:
+        feature = tf.train.Example.FromString(record).features.feature
+        for encoded in feature["image/encoded"].bytes_list.value:
+            image_files.check_scans(encoded)
+    except DecodeError:  # TensorFlow takes names of features that Python does not.
+        return b"\xff\xd8\xff" in record
+    except ValueError:
+        return True
+    return False
 
 
 def _image_format(encoded: bytes) -> str:

@@ -126,10 +126,12 @@ def _serve(model, directory: str, host: str, listener: socket.socket):
 
 def _answer(model, upload):
     """The page's JSON for an image that has been decoded."""
+    from common.data import image_files
     from common.runtime import tf
 
     try:
-        found = model.explain(upload.encoded)
+        misread = image_files.is_misread(upload.encoded)
+        found = model.explain(upload.jpeg if misread else upload.encoded)
     except tf.errors.OpError:
         # A format that TensorFlow does not read.
         found = model.explain(upload.jpeg)

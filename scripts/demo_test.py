@@ -126,6 +126,15 @@ def test_formats_that_only_pillow_reads(model, server):
         _assert_answers(answer, expected)
 
 
+def test_palettes_are_applied_as_elsewhere(model, server):
+    paletted = Image.new("P", (32, 32), 1)
+    paletted.putpalette([0, 0, 0, 200, 40, 10])
+    for encoded in (encode(paletted, "BMP"), encode(paletted, "GIF", transparency=1)):
+        status, answer = server.explain(encoded)
+        assert status == 200, answer
+        _assert_answers(answer, model.explain(uploads.read(encoded).jpeg))
+
+
 def test_rotation_is_ignored_as_elsewhere(model, server):
     """The page shows what the network sees, too."""
     exif = Image.Exif()

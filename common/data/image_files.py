@@ -16,6 +16,9 @@ IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 JPEG_QUALITY = 95
 SCAN = b"\xff\xda"  # Starts each scan of a JPEG.
+# A marker of a JPEG, with its kind, that may have a length. What decoders pass over has none.
+_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")
+_END = b"\xd9"
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # Tags of TIFF.
 
 # What to_jpeg makes of an image file. converted_from: '' if the bytes were kept as they are.
@@ -62,11 +65,29 @@ def encode_jpeg(image, quality):
     return buffer.getvalue()
 
 
+def is_misread(encoded):
+    """Whether TensorFlow would show other colours than `to_jpeg`, without an error.
+
+    It takes no notice of a BMP's palette, masks, and transparency, nor of a GIF's transparency.
+    """
+    bits_per_pixel = int.from_bytes(encoded[28:30], "little")
+    return encoded.startswith(b"GIF") or (encoded.startswith(b"BM") and bits_per_pixel != 24)
+
+
 def check_scans(encoded):
     """Raises ValueError for a JPEG that would take too many passes to decode."""
-    scans = encoded.count(SCAN) if encoded.startswith(b"\xff\xd8") else 0
-    if scans > limits.JPEG_SCANS:
-        raise ValueError(f"it has {scans} scans, and at most {limits.JPEG_SCANS} are decoded")
+    # The bytes also occur in what follows the image, like the film of a phone's motion photo.
+    if not encoded.startswith(b"\xff\xd8") or encoded.count(SCAN) <= limits.JPEG_SCANS:
+        return
+    scans, position = 0, 2
+    while scans <= limits.JPEG_SCANS:
+        marker = _MARKER.search(encoded, position)
+        if not marker or marker.group(1) == _END:
+            return
+        scans += marker.group() == SCAN
+        # The length of the marker's segment, which includes its own two bytes.
+        position = marker.end() + int.from_bytes(encoded[marker.end() : marker.end() + 2], "big")
+    raise ValueError(f"it has more than {limits.JPEG_SCANS} scans, and no more are decoded")
 
 
 def _check_sides(image):

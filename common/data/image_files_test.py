@@ -102,7 +102,7 @@ class TestHostile:
     @pytest.mark.parametrize(
         ("encoded", "reason"),
         [
-            (many_scans(limits.JPEG_SCANS), "and at most 100 are decoded"),
+            (many_scans(limits.JPEG_SCANS), "more than 100 scans"),
             (_tiff(40_000, b"x" * 5000), "tiles have 40000 x 40000 pixels"),
             # Ghostscript would run it.
             (
@@ -133,12 +133,26 @@ class TestHostile:
         with pytest.raises(ValueError, match=reason):
             image_files.to_jpeg(encoded)
 
+    @pytest.mark.parametrize("marker", [0x01, 0x02, 0xBF, 0xD0, 0x00])
+    def test_no_marker_hides_scans(self, marker):
+        """A decoder passes over these, and reads no length behind them."""
+        encoded = many_scans(limits.JPEG_SCANS)
+        start = encoded.index(image_files.SCAN)
+        hidden = encoded[:start] + bytes([0xFF, marker, 0xFF, 0xFF]) + encoded[start:]
+        with pytest.raises(ValueError, match="more than 100 scans"):
+            image_files.check_scans(hidden)
+
     def test_pillows_limit_is_the_projects(self):
         assert 2 * Image.MAX_IMAGE_PIXELS == limits.IMAGE_PIXELS
 
     def test_usual_number_of_scans(self):
         assert many_scans(0).count(b"\xff\xda") == 10
         assert image_files.to_jpeg(many_scans(10)).converted_from == ""
+
+    def test_what_follows_a_jpeg_has_no_scans(self):
+        """As in a phone's motion photo, behind whose JPEG there is a film."""
+        photo = encode(_gradient()) + b"\xff\xda\x00\x02" * 1000
+        assert image_files.to_jpeg(photo).encoded == photo
 
     def test_long_comment(self):
         """A GIF's may be longer than a JPEG's."""

@@ -50,19 +50,19 @@ def read(encoded: bytes) -> Upload:
     with warnings.catch_warnings():
         # Pillow's are about images that it decodes all the same.
         warnings.simplefilter("ignore")
-        width, height = _checked_size(encoded)
+        _check_size(encoded)
         try:
-            jpeg = image_files.to_jpeg(encoded).encoded
+            jpeg = image_files.to_jpeg(encoded)
         except ValueError as error:
             raise UserError(f"The image cannot be decoded: {error}.") from error
-    return Upload(encoded, jpeg, width, height)
+    return Upload(encoded, jpeg.encoded, jpeg.width, jpeg.height)
 
 
 def too_many_bytes() -> str:
     return f"The file is too large: at most {limits.UPLOAD_BYTES // 1_000_000} MB are accepted."
 
 
-def _checked_size(encoded: bytes):
+def _check_size(encoded: bytes):
     try:
         with Image.open(io.BytesIO(encoded), formats=image_files.FORMATS) as image:
             width, height = image.size
@@ -81,7 +81,6 @@ def _checked_size(encoded: bytes):
         ) from error
     except Exception as error:  # Whatever Pillow's parsers stumble over.
         raise UserError(f"The image cannot be decoded: {error}.") from error
-    return width, height
 
 
 def _check_pictures(image: Image.Image):
