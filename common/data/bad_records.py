@@ -63,6 +63,7 @@ class BadRecords:
             always tolerated.
         num_images: number of images there should be in the files.
         known_counts: numbers of records that files should have, by path.
+        images_per_file: so many images an empty file should have had.
         raise_errors: whether too many bad records are an error where batches are read; else the
             data ends, so that training ends in order and keeps a checkpoint.
 
@@ -80,6 +81,7 @@ class BadRecords:
         max_bad_fraction: float,
         num_images: int,
         known_counts: Optional[Dict[str, int]] = None,
+        images_per_file: int = 1,
         raise_errors: bool = False,
     ):
         self._files = files
@@ -89,11 +91,13 @@ class BadRecords:
         self._max_bad_fraction = max_bad_fraction
         self._num_images = num_images
         self._known_counts = known_counts or {}
+        self._images_per_file = images_per_file
         self._scanned = {}
         self._raise_errors = raise_errors
         self._lock = threading.Lock()
         self._pending = collections.deque()  # (number, file, index) of those in decoding.
         self._found = set()  # (file, index) of the bad ones.
+        self._num_lost = 0  # Images.
         self._read_since_batch = 0
         self.num_decoded = 0
         self.places = []
@@ -251,17 +255,24 @@ class BadRecords:
         if (file, index) in self._found:
             return
         self._found.add((file, index))
+        self._num_lost += self._num_images_lost(file, index)
         where = f"{self._files[file]}: record {index} {problem}"
         if not self._skips:
             self._fail(where)
             return
-        tf.logging.warning("Left out: %s. Bad records so far: %d.", where, len(self._found))
-        if len(self._found) > self.limit:
+        tf.logging.warning("Left out: %s. Bad records so far: %d.", where, self._num_lost)
+        if self._num_lost > self.limit:
             self._fail(
-                f"{len(self._found)} bad records are more than --max_bad_fraction="
+                f"{self._num_lost} bad records are more than --max_bad_fraction="
                 f"{self._max_bad_fraction:g} of {self._num_images} images allows, {self.limit}; "
                 f"the last: {where}"
             )
+
+    def _num_images_lost(self, file: int, index: int) -> int:
+        """One, but where the first record stands for an empty file."""
+        path = self._files[file]
+        is_empty = path not in self._known_counts and not self._scan(path)[0]
+        return self._images_per_file if is_empty else 1
 
     def _fail(self, problem: str):
         advice = "scripts/check_data.py lists all damage"

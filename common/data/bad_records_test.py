@@ -98,3 +98,12 @@ def test_damaged_and_missing_files_cost_what_they_hold(tmp_path, warnings):
     assert bad_records.num_decoded == 9
     reasons = [f"{first}: record 9 is not there: ", *(f"{second}: record {i} " for i in range(2))]
     assert all(reason in line for reason, line in zip(reasons, warnings)) and len(warnings) == 3
+
+
+def test_an_empty_file_costs_what_it_should_have_held(tmp_path, warnings):
+    first, second = _write(str(tmp_path), [str(i).encode() for i in range(20)])
+    os.truncate(second, 0)
+    bad_records = _bad_records([first, second], max_bad_fraction=0.25, images_per_file=10)
+    assert _read(bad_records, padding=2) == [0, 2, 4, 6, 8, 10, 12, 14]
+    with pytest.raises(UserError, match=r"10 bad records are more than.* 20 images allows, 5"):
+        bad_records.check()
