@@ -14,6 +14,8 @@ set -euo pipefail
 
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${VENV:-$root/.venv}
+venv=${venv%"${venv##*[!/]}"} # Without slashes at the end, which would hide that it is a link.
+PATH=$PATH:${HOME:-}/.local/bin # Where uv is after its installation.
 runtime=${RUNTIME:-}
 needs="TensorFlow 1.15 needs Python 3.7, TensorFlow 2.15 needs 3.9, 3.10 or 3.11"
 gpu=${GPU:-}
@@ -80,7 +82,7 @@ find_python() {
 setup_env.sh: no Python found that TensorFlow ${runtime:-1.15 or 2.15} runs on:
 $needs, with venv (Debian: apt-get install python3-venv).$python3
 Install one with one of
-  curl -LsSf https://astral.sh/uv/install.sh | sh && uv python install $wanted
+  curl -LsSf https://astral.sh/uv/install.sh | sh && ~/.local/bin/uv python install $wanted
   pyenv install $wanted
   conda create -n amoeba_net python=$wanted
 or name an interpreter: PYTHON=/path/to/python$wanted bash scripts/setup_env.sh
@@ -129,6 +131,10 @@ main() {
   check
   local python packages wanted
   if ! is_kept; then
+    if [[ -L $venv || (! -e $venv/pyvenv.cfg && -n $(ls -A "$venv" 2>/dev/null)) ]]; then
+      fail "$venv is a link, or has other files than an environment's: it would be emptied. Move it" \
+        "away, or name another directory with VENV=."
+    fi
     python=${PYTHON:-$(find_python)} || exit 1
     echo "Creating $venv with $python"
     "$python" -m venv --clear "$venv"
@@ -143,13 +149,18 @@ main() {
   # CUDA's libraries come last: what has them has what is wanted without them, too.
   [[ $(cat "$venv/.requirements" 2>/dev/null) == "$wanted"* ]] && return
   check_runs
+  "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$venv/bin/python" -m ensurepip >/dev/null
+  # Older ones, like those of Python 3.7.5, do not know the packages' platforms.
+  "$venv/bin/python" -m pip install --disable-pip-version-check -q "pip>=20.3"
   echo "Installing ${packages[1]##*/} into $venv (about a minute, about 2 GB)"
   "$venv/bin/python" -m pip install --disable-pip-version-check -q "${packages[@]}"
   echo "$wanted" >"$venv/.requirements"
 }
 
 # One set-up at a time: two scripts started together must not install into the same environment.
-exec 9>"$root/.setup_env.lock"
-command -v flock >/dev/null && flock 9
+mkdir -p "$(dirname "$venv")" 2>/dev/null || true
+if command -v flock >/dev/null && ! { exec 9>"$venv.lock" && flock 9; } 2>/dev/null; then
+  echo "setup_env.sh: $venv.lock cannot be locked: see to it that no other set-up runs." >&2
+fi
 main
 exec 9>&-

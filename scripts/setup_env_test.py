@@ -13,14 +13,14 @@ _PYTHON = """#!/bin/sh
 case "$1 $2" in
   "-V "*) echo Python 3.{0}.1 ;;
   "-c "*) echo 3.{0} ;;
-  "-m venv") mkdir -p "$4/bin" && cp "$0" "$4/bin/python" ;;
-  "-m pip") echo "$@" >>"$INSTALLED" ;;
+  "-m venv") mkdir -p "$4/bin" && touch "$4/pyvenv.cfg" && cp "$0" "$4/bin/python" ;;
+  "-m pip") case "$*" in *requirements*) echo "$@" >>"$INSTALLED" ;; esac ;;
 esac
 """
 
 _TOOLS = (
-    *("bash", "cat", "chmod", "cksum", "cp", "dirname", "flock", "mkdir", "rm", "sh", "touch"),
-    "uname",
+    *("bash", "cat", "chmod", "cksum", "cp", "dirname", "flock", "ls", "mkdir", "rm", "sh"),
+    *("touch", "uname"),
 )
 
 
@@ -93,6 +93,28 @@ def test_choosing_the_release_makes_another_environment(set_up):
     assert "Creating" not in set_up(7, 11).stdout  # Either release will do.
     assert "TensorFlow 2.15 on Python 3.11.1" in set_up(7, 11, RUNTIME="2.15").stdout
     assert "Python 3.10.1" in set_up(7, 10, 11, PYTHON=set_up.python(10)).stdout
+
+
+@pytest.mark.parametrize("name", ["precious", "precious//", "linked", "linked/"])
+def test_directory_of_something_else_is_not_emptied(set_up, tmp_path, name):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").write_text("whole")
+    os.symlink(str(tmp_path / "precious"), str(tmp_path / "linked"))
+    done = set_up(11, VENV=f"{tmp_path}/{name}")
+    assert (
+        done.returncode == 1
+        and "has other files than an environment's: it would be emptied" in done.stderr
+    )
+    assert (tmp_path / "precious" / "file").read_text() == "whole"
+
+
+def test_environment_is_made_where_nothing_can_be_locked(set_up, tmp_path):
+    flock = tmp_path / "tools" / "flock"
+    flock.unlink()
+    os.symlink(shutil.which("false"), str(flock))
+    done = set_up(11)
+    assert done.returncode == 0 and ".venv.lock cannot be locked: see to it" in done.stderr
+    assert len(set_up.installed()) == 1
 
 
 def test_file_system_that_runs_no_programs(set_up, tmp_path):

@@ -18,6 +18,7 @@ Chinese have the same commands as the English ones, so only the English ones are
 
 import argparse
 import ast
+import contextlib
 import functools
 import glob
 import os
@@ -34,7 +35,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 _QUICK_START = "bash scripts/quickstart.sh"
 _SHORT_QUICK_START = "bash scripts/quickstart.sh 1 --train_steps=2"
 _NOT_COPIED = shutil.ignore_patterns(
-    ".git", ".venv*", ".ruff_cache", "__pycache__", "output", "quickstart_run"
+    *(".git", ".venv*", ".ruff_cache", "__pycache__", "output", "quickstart_run"),
+    "imagenet_model_*",
 )
 _NUMBER = r"\d+(?:\.\d+)?"
 _FILE = r"(?:[\w.-]+/)*[\w.-]+\.(?:py|sh|md|flags|yaml|tsv)"
@@ -44,8 +46,9 @@ _TRANSLATIONS = {"README.md": "README.zh-CN.md"}
 _NOT_TRANSLATED = "docs/flags.md"  # Generated.
 # Of programs that are not here.
 _FOREIGN_FLAGS = {
-    *("build", "device", "fix", "help", "helpfull", "logdir", "model_base_path", "rm"),
+    *("build", "device", "fix", "gpus", "help", "helpfull", "logdir", "model_base_path", "rm"),
     *("soc_version", "use_bp16", "export_to_tpu", "tf_hub_mode", "export_path"),
+    *("tpu", "gcp_project", "tpu_zone"),
 }
 
 
@@ -84,11 +87,16 @@ def commands(text: str) -> List[str]:
 
 
 def pages() -> List[str]:
-    """All pages, as paths in the repository."""
+    """All pages, as paths in the repository; without those that git does not know: the user's."""
     found = []
     for pattern in ("*.md", "docs/**/*.md", "test/**/*.md"):
         found += sorted(glob.glob(os.path.join(ROOT, pattern), recursive=True))
-    return [os.path.relpath(path, ROOT) for path in found]
+    names = [os.path.relpath(path, ROOT) for path in found]
+    command = ["git", "-C", ROOT, "ls-files", "--others", "--exclude-standard", "*.md"]
+    with contextlib.suppress(OSError):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        names = [name for name in names if name not in done.stdout.splitlines()]
+    return names
 
 
 def translations() -> Dict[str, str]:
@@ -255,9 +263,12 @@ def run(name: str, page: str, start: Repository, run_all: bool = False) -> List[
 
 
 def _bash(script, directory):
+    # What would have the quick start make the environment anew, to which .venv there is a link.
+    setting = ("RUNTIME", "VENV", "PYTHON", "GPU")
     done = subprocess.run(
         ["bash", "-c", script],
         cwd=directory,
+        env={name: value for name, value in os.environ.items() if name not in setting},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

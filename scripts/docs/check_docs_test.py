@@ -133,7 +133,7 @@ def test_container_recipes_copy_what_is_there(name):
     copied = re.findall(r"^COPY (\S+) \S+$", recipe, re.MULTILINE)
     assert copied and all(glob.glob(os.path.join(check_docs.ROOT, c)) for c in copied)
     ignored = check_docs.read(".dockerignore").split()
-    assert ".venv" in ignored and not set(ignored) & set(copied)
+    assert ".venv*" in ignored and not set(ignored) & set(copied)
     # What is installed beside an image's own TensorFlow is what this project pins.
     pinned = check_docs.read("requirements.txt") + check_docs.read("requirements-common.txt")
     for package in re.findall(r"[\w-]+==[\d.]+", recipe):
