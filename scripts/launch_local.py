@@ -25,6 +25,8 @@ import time
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # EX_TEMPFAIL: a process was stopped by a signal, or lost another one; it can be started again.
 TEMPORARY_FAILURE = 75
+# With a checkpoint behind it; after as long without a step, processes end by themselves.
+_LONGEST_STEP_SECONDS = 600
 _PR_SET_PDEATHSIG = 1
 
 
@@ -133,10 +135,11 @@ def run_once(arguments):
             say(f"{failed.name} ended with status {failed.status()}: {failed.last_line()}")
             end(processes, arguments.grace)
         except KeyboardInterrupt:
-            say("interrupted: ending all processes")
-            for process in processes:
-                process.signal(signal.SIGTERM)
-            end(processes, arguments.grace)
+            say("interrupted: all processes end after their step; once more ends them at once")
+            with contextlib.suppress(KeyboardInterrupt):
+                end(processes, _LONGEST_STEP_SECONDS, [signal.SIGTERM])
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            end(processes, arguments.grace, [signal.SIGTERM, signal.SIGKILL])
             return 130, False
     # What fails on its own fails again, and others with it. Those that are ended count as killed.
     as_consequences = {None, 0, TEMPORARY_FAILURE, *range(129, 256)}
@@ -191,9 +194,9 @@ def wait(processes):
         time.sleep(0.2)
 
 
-def end(processes, grace):
+def end(processes, grace, signals=(None, signal.SIGTERM, signal.SIGKILL)):
     """Ends what still runs: first they may see themselves that one is lost, then they must."""
-    for number in (None, signal.SIGTERM, signal.SIGKILL):
+    for number in signals:
         for process in processes:
             if number:
                 process.signal(number)

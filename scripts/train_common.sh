@@ -41,7 +41,8 @@ the checkpoint in the model directory, if there is one. Unknown options are igno
 
 Environment:
   ASCEND_DEVICE_ID       the device, where one trains alone (0)
-  PYTHON                 the first interpreter to try; then .venv, python3.7, python3 and python.
+  PYTHON                 the first interpreter to try; then .venv, python3.7, python3 and python,
+                         but for the NPU .venv is the last.
                          For the NPU the first that has the Ascend adapter is taken
   HCCL_CONNECT_TIMEOUT, HCCL_EXEC_TIMEOUT
                          seconds that devices wait for each other (1800, 1836)
@@ -120,10 +121,15 @@ wants_npu() {
   esac
 }
 
-# Sets `python`. For the NPU it must have the Ascend adapter: with another one, like that of the
-# project's own .venv, the program would train on the CPU.
+# Sets `python`. For the NPU it must have the Ascend adapter. The project's own .venv then comes last:
+# it sees an adapter that PYTHONPATH names, but may have a TensorFlow that does not fit it.
 find_python() {
-  local candidate candidates=("$root/.venv/bin/python" python3.7 python3 python)
+  local candidate candidates=(python3.7 python3 python)
+  if [[ $on_npu ]]; then
+    candidates+=("$root/.venv/bin/python")
+  else
+    candidates=("$root/.venv/bin/python" "${candidates[@]}")
+  fi
   if [[ -n ${PYTHON:-} ]]; then
     command -v "$PYTHON" >/dev/null || fail "PYTHON=$PYTHON: there is no such program"
     candidates=("$PYTHON" "${candidates[@]}")
@@ -257,6 +263,7 @@ collect_device_flags() {
 start_rank() {
   local bind=() log=$output/$2/train_$2.log
   mkdir -p "$(dirname "$log")" || exit
+  [[ ! -s $log ]] || mv -f "$log" "$log.old" # It may say why the training ended before.
   collect_device_flags "$2"
   ((cores_each)) &&
     bind=(taskset -c "$(IFS=, && echo "${cores[*]:$1*cores_each:cores_each}")")

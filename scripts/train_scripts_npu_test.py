@@ -75,7 +75,7 @@ def test_python_that_is_named_goes_first(copy, pythons):
     for name in pythons:
         _give_adapter(pythons, name, copy.adapter)
     assert _train(copy, *_NPU, PYTHON=pythons["named"])[2] == "named"
-    assert _train(copy, *_NPU)[2] == ".venv"
+    assert _train(copy, *_NPU)[2] == "python3.7"
     assert _train(copy, PYTHON=pythons["named"])[2] == "named"
     status, printed, _ = _train(copy, PYTHON="/nowhere/python")
     assert status == 1 and "[Error] PYTHON=/nowhere/python: there is no such program" in printed
@@ -90,7 +90,7 @@ def test_npu_without_an_adapter_stops(copy, pythons, tmp_path):
     assert status == 1, printed
     (error,) = [line for line in printed.splitlines() if line]
     assert error.startswith("[Error] training on the NPU needs a Python with TensorFlow and the")
-    assert f"none of {pythons['named']} {pythons['.venv']} python3.7 python3 python has" in error
+    assert f"none of {pythons['named']} python3.7 python3 python {pythons['.venv']} has" in error
     assert "set_env.sh" in error and "PYTHON=" in error and "--accelerator=cpu" in error
 
 
@@ -154,7 +154,10 @@ def test_eight_processes_each_with_its_rank(copy, eight, tmp_path):
     status, printed = copy.run("train_full_8p.sh", *arguments, *crash, **eight)
     assert status == 7 and "Final" not in printed
     for device in "0", "7":
-        assert os.listdir(os.path.join(copy.scripts, "output", device)) == [f"train_{device}.log"]
+        # The log of the training before is kept; the last ranks may not have been started.
+        names = set(os.listdir(os.path.join(copy.scripts, "output", device)))
+        before = {f"train_{device}.log.old"}
+        assert before <= names <= before | {f"train_{device}.log"}
 
 
 @pytest.mark.parametrize("below, network", _NETWORKS)
