@@ -23,6 +23,8 @@ from common.errors import UserError
 from common.runtime import tf
 
 VARIABLE = "TF_CONFIG"
+# gRPC's; where there is the first, it does not read the other.
+_NO_PROXY = ("no_grpc_proxy", "no_proxy")
 
 _JOBS = ("chief", "worker", "evaluator")
 _EXAMPLE = (
@@ -88,10 +90,18 @@ class Cluster(NamedTuple):
         job, index = self.tasks[self.rank]
         config = {"cluster": self.specification(), "task": {"type": job, "index": index}}
         os.environ[VARIABLE] = json.dumps(config)
+        # TensorFlow's connections would go through a proxy of the environment.
+        hosts = [address.rpartition(":")[0].strip("[]") for address in self.addresses]
+        name = next((name for name in _NO_PROXY if name in os.environ), _NO_PROXY[-1])
+        before = os.environ.get(name)
+        known = before or os.environ.get("NO_PROXY", "")
+        os.environ[name] = ",".join(filter(None, [known, *hosts]))
         try:
             yield
         finally:
-            del os.environ[VARIABLE]
+            del os.environ[VARIABLE], os.environ[name]
+            if before is not None:
+                os.environ[name] = before
 
 
 # TF_CONFIG ---------------------------------------------------------------------------------------

@@ -45,6 +45,19 @@ def test_tf_config_is_out_of_the_environment_but_for_training(monkeypatch):
         assert cluster.from_environment() is None
 
 
+def test_connections_between_the_processes_go_through_no_proxy(monkeypatch):
+    found = cluster.parse(_config({"worker": ["a:1", "b:1", "[::1]:1"]}))
+    monkeypatch.setenv("NO_PROXY", "upper")
+    for lower, expected in (("elsewhere,*.b", "elsewhere,*.b,"), ("", "upper,")):
+        monkeypatch.setenv("no_proxy", lower)
+        with found.in_environment():
+            assert dict(os.environ)["no_proxy"] == f"{expected}a,b,::1"
+        assert dict(os.environ)["no_proxy"] == lower
+    monkeypatch.setenv("no_grpc_proxy", "first")
+    with found.in_environment():
+        assert dict(os.environ)["no_grpc_proxy"] == "first,a,b,::1"
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
