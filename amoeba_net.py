@@ -162,7 +162,11 @@ _float(
 _float(
     "batch_norm_decay", "Decay of the moving mean and variance of batch normalization.", 0.0, 1.0
 )
-_float("batch_norm_epsilon", "Number that batch normalization adds to the variance.", 0.0)
+_float(
+    "batch_norm_epsilon",
+    "Number that batch normalization adds to the variance; less counts as 1.001e-5.",
+    0.0,
+)
 _float(
     "moving_average_decay",
     "Decay of the moving averages of all weights, which evaluation uses. If 0, there are none.",
@@ -271,7 +275,7 @@ _enum(
     options.PRECISION_MODES,
     "Number formats of the computation. A GPU accepts some of these modes.",
 )
-_string("loss_scale", "Loss scale in mixed precision: dynamic, none, or a number.")
+_string("loss_scale", "Loss scale in mixed precision: dynamic, none, or a number of at least 1.")
 _integer("npu_iterations_per_loop", "Steps that the NPU runs before it returns to the host.", 1)
 _string("profile_dir", "Directory to write a profile of the training to.")
 _string("dump_dir", "Directory to dump tensors to.")

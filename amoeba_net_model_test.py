@@ -239,6 +239,29 @@ def test_cosine_does_not_rise_again(images):
     assert rates == sorted(rates, reverse=True)
 
 
+def test_rate_falls_at_fractions_of_steps():
+    """One step is an epoch here, and 1.9 epochs are 1.9 steps."""
+    hparams = _hparams(lr=1.0, lr_decay_method="exponential", lr_decay_value=0.88)
+    hparams.train_batch_size, hparams.lr_warmup_epochs = 32, 0.0
+    hparams.lr_num_epochs_per_decay = 1.9
+    with tf.Graph().as_default(), tf.Session() as session:
+        rate = _model(hparams).learning_rate(tf.constant(35, tf.int64))
+        assert session.run(rate) == pytest.approx(0.88**18)
+
+
+def test_dropout_differs_where_a_training_goes_on():
+    masks = []
+    for start_step in (0, 0, 5):
+        with tf.Graph().as_default(), tf.Session() as session:
+            tf.set_random_seed(3)  # As the Estimator does.
+            model = _model(_hparams(random_seed=3, dense_dropout_keep_prob=0.5))
+            model.start_step = start_step
+            tf.train.get_or_create_global_step()
+            model.model_fn(tf.constant(_images()), tf.constant([1, 2, 3, 4]), _MODES.TRAIN)
+            masks.append(session.run(tf.random_uniform([9])))
+    assert (masks[0] == masks[1]).all() and (masks[0] != masks[2]).any()
+
+
 _trained = pytest.mark.xdist_group("averages")  # One training for all tests of it.
 
 

@@ -169,8 +169,10 @@ def _cells(hparams: HParams, is_training: bool):
 
 
 def _drop_path_burn_in_steps(hparams: HParams) -> int:
-    steps = hparams.drop_connect_burn_in_steps
-    return max(1, num_train_steps(hparams)) if steps is None else steps
+    """Those of the flag, or the original's: of all images, whole batches or not."""
+    if hparams.drop_connect_burn_in_steps is not None:
+        return hparams.drop_connect_burn_in_steps
+    return max(1, int(hparams.num_train_images / hparams.train_batch_size * hparams.num_epochs))
 
 
 def _num_stem_cells(hparams: HParams) -> int:
@@ -308,8 +310,8 @@ def build_learning_rate(
     initial_lr: float,
     lr_decay_method: str,
     global_step: tf.Tensor,
-    total_steps: Optional[int] = None,
-    decay_steps: Optional[int] = None,
+    total_steps: Optional[float] = None,
+    decay_steps: Optional[float] = None,
     decay_factor: Optional[float] = None,
     add_summary: bool = True,
     warmup_steps: int = 0,

@@ -151,6 +151,7 @@ def test_drop_path_reaches_the_network():
     for probability in (0.1, 1.0):
         hparams.drop_connect_keep_prob = probability
         with tf.Graph().as_default(), tf.Session() as session:
+            tf.set_random_seed(1)
             logits, _ = _build(hparams)
             session.run(tf.global_variables_initializer())
             differ = not np.allclose(session.run(logits), session.run(logits))
@@ -204,6 +205,14 @@ def test_learning_rate_has_a_floor():
 def test_unknown_learning_rate():
     with pytest.raises(ValueError, match="'linear'"):
         _rates("linear", [0])
+
+
+def test_drop_path_has_its_strength_after_as_many_steps_as_in_the_original():
+    hparams = amoeba_net_model.build_hparams()
+    hparams.num_train_images, hparams.train_batch_size, hparams.num_epochs = 100, 64, 35.0
+    assert model_builder._drop_path_burn_in_steps(hparams) == 54
+    hparams.drop_connect_burn_in_steps = 7
+    assert model_builder._drop_path_burn_in_steps(hparams) == 7
 
 
 def test_num_train_steps():

@@ -9,6 +9,7 @@ Shapes are [batch, height, width, channels] or, in NCHW, [batch, channels, heigh
 import re
 from typing import List, Optional, Sequence
 
+from common.distribution import replication
 from common.runtime import slim, tf
 
 NHWC = "NHWC"
@@ -17,6 +18,8 @@ NCHW = "NCHW"
 # Collections of the batch statistics that training moves, and of what it subtracts from each.
 MOVED_STATISTICS = "moved_statistics"
 STATISTICS_CHANGES = "statistics_changes"
+# TensorFlow 1 takes no less, since cuDNN does not; newer releases would compute otherwise.
+_LEAST_EPSILON = 1.001e-5
 
 
 def calc_reduction_layers(num_cells: int, num_reduction_layers: int) -> List[int]:
@@ -193,7 +196,7 @@ def batch_norm(
         moving_mean = _moving_variable("moving_mean", channels, tf.zeros_initializer())
         moving_variance = _moving_variable("moving_variance", channels, tf.ones_initializer())
         if trainable is not None:
-            names = (beta.op.name, gamma.op.name)
+            names = (replication.name(beta), replication.name(gamma))
             is_training = is_training and any(re.search(trainable, name) for name in names)
         outputs, mean, variance = tf.nn.fused_batch_norm(
             inputs,
@@ -201,7 +204,7 @@ def batch_norm(
             beta,
             mean=None if is_training else moving_mean,
             variance=None if is_training else moving_variance,
-            epsilon=epsilon,
+            epsilon=max(epsilon, _LEAST_EPSILON),
             data_format=data_format,
             is_training=is_training,
         )

@@ -255,6 +255,12 @@ def test_drop_path_does_nothing_outside_training_or_at_one():
     assert (_run(network_utils.drop_path(net, tf.constant(1.0))) == 1).all()
 
 
+def test_epsilon_is_the_same_with_all_releases(graph):
+    network_utils.batch_norm(tf.zeros([2, 4, 4, 3]), "bn", epsilon=0.0)
+    (norm,) = [op for op in graph.get_operations() if op.type.startswith("FusedBatchNorm")]
+    assert norm.get_attr("epsilon") == pytest.approx(1.001e-5)
+
+
 # The cell ----------------------------------------------------------------------------------------
 
 

@@ -101,6 +101,10 @@ def test_an_export_runs_on_the_cpu():
             "--image_size=18 is too small for the network: the smallest is 19.",
         ),
         (
+            ["--cell_name=amoeba_net_c", "--reduction_size=7"],
+            "--reduction_size=7 is too small for amoeba_net_c: expected at least 8.",
+        ),
+        (
             ["--nosynthetic_data"],
             "--data_dir is missing: set it to the directory of the TFRecord files, or use "
             "--synthetic_data.",

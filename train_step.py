@@ -27,19 +27,13 @@ def may_skip(device: Device, hparams: HParams) -> bool:
     return device.skips_steps or hparams.on_nan == "skip"
 
 
-def train_step(
-    loss: tf.Tensor,
-    learning_rate: tf.Tensor,
-    global_step: tf.Variable,
-    hparams: HParams,
-    device: Device,
-) -> tf.Operation:
+def train_step(loss, learning_rate, global_step, hparams: HParams, device: Device) -> tf.Operation:
     """The operation that does one training step.
 
     Args:
-        loss: the total loss of the images of this replica.
+        loss: the total loss of the images of this replica, a float scalar.
         learning_rate: float scalar.
-        global_step: is counted up by one, unless the step is skipped.
+        global_step: the variable, which is counted up by one unless the step is skipped.
         hparams: see `amoeba_net_model.default_hparams`.
         device: wraps the optimizer with what it needs, like loss scaling.
     """
@@ -114,7 +108,7 @@ def variables_to_train(pattern: Optional[str]) -> List[tf.Variable]:
     variables = tf.trainable_variables()
     if pattern is None:
         return variables
-    found = [v for v in variables if re.search(pattern, v.op.name)]
+    found = [v for v in variables if re.search(pattern, replication.name(v))]
     if not found:
         raise UserError(
             f"--trainable_variables={pattern} matches none of the {len(variables)} variables that "

@@ -111,6 +111,16 @@ class Device:
         """Settings of a session that trains, or that only computes answers."""
         raise NotImplementedError
 
+    def graph_seed(self, random_seed: Optional[int], start_step: int = 0) -> Optional[int]:
+        """Seed of the random operations of a graph; None for another one each time.
+
+        Processes that train together have their own ones, since they have other images, and so has
+        a training that goes on from a step: dropout would be the same again.
+        """
+        if random_seed is None:
+            return None
+        return (random_seed + self.rank + start_step * 1_000_003) % 2**31
+
     def estimator(
         self,
         model_fn: Callable,
@@ -127,16 +137,14 @@ class Device:
             model_fn: the Estimator's.
             model_dir: checkpoints and logs, as `model_dir` names it for this process.
             save_checkpoints_steps: steps between checkpoints.
-            random_seed: seed of the graph's random operations; None for another one each time.
-                Processes that train together have their own ones, since they have other images;
-                the initial weights are the chief's.
+            random_seed: see `graph_seed`; the initial weights are the chief's.
             log_steps: steps between log lines and summaries.
             training: whether it is for training, or for evaluation and prediction.
             keep_checkpoint_max: how many of the newest checkpoints are kept.
         """
         keywords = {
             "model_dir": model_dir,
-            "tf_random_seed": None if random_seed is None else random_seed + self.rank,
+            "tf_random_seed": self.graph_seed(random_seed),
             "save_checkpoints_steps": save_checkpoints_steps,
             "save_summary_steps": log_steps,
             "log_step_count_steps": log_steps,

@@ -53,7 +53,6 @@ class Npu(Device):
             )
         self.num_devices, rank = rank_table.from_environment()
         npu_config.check_files(options)
-        _check_loss_scale(options)
         if os.environ.pop("POD_NAME", None):  # A pod of Kubernetes may have it.
             tf.logging.info("POD_NAME is unset here: the adapter would ignore RANK_ID for it.")
         self._adapter = _import_adapter()
@@ -283,12 +282,3 @@ def _npu_session_config() -> tf.ConfigProto:
     optimizer.parameter_map["use_off_line"].b = True
     rewrites.remapping = rewrites.memory_optimization = RewriterConfig.OFF
     return config
-
-
-def _check_loss_scale(options: Options):
-    scale = options.loss_scale
-    if scale not in ("dynamic", "none") and float(scale) < 1:
-        raise UserError(
-            f"--loss_scale={scale}: the Ascend adapter takes no loss scale below 1; expected "
-            "dynamic, none or a number of at least 1."
-        )

@@ -47,7 +47,7 @@ class Options(NamedTuple):
     """Settings of a device; each is a flag of the same name in the entry point."""
 
     precision_mode: str = "allow_fp32_to_fp16"  # One of PRECISION_MODES.
-    loss_scale: str = "dynamic"  # Or 'none', or a positive number.
+    loss_scale: str = "dynamic"  # Or 'none', or a number of at least 1.
     npu_iterations_per_loop: int = 1  # Steps that run on the NPU without coming back to the host.
     profile_dir: Optional[str] = None
     dump_dir: Optional[str] = None
@@ -69,8 +69,8 @@ class Options(NamedTuple):
 def check(options: Options):
     """Checks what does not depend on the device; raises UserError."""
     scale = options.loss_scale
-    if scale not in ("dynamic", "none") and not _is_positive(scale):
-        raise UserError(f"--loss_scale={scale}: expected dynamic, none or a number above 0.")
+    if scale not in ("dynamic", "none") and not _is_loss_scale(scale):
+        raise UserError(f"--loss_scale={scale}: expected dynamic, none or a number of at least 1.")
     if options.precision_mode not in PRECISION_MODES:
         raise UserError(
             f"--precision_mode={options.precision_mode}: expected one of "
@@ -99,8 +99,9 @@ def _check_dump_step(text: str):
         )
 
 
-def _is_positive(text: str) -> bool:
+def _is_loss_scale(text: str) -> bool:
+    """Neither the Ascend adapter nor TensorFlow takes one below 1."""
     try:
-        return 0.0 < float(text) < float("inf")
+        return 1.0 <= float(text) < float("inf")
     except ValueError:
         return False

@@ -3,6 +3,7 @@ import collections
 import numpy as np
 import pytest
 
+import train_step
 from common.distribution import cluster, replication
 from common.runtime import tf
 
@@ -103,3 +104,19 @@ def test_sums_are_applied_once_and_variables_keep_their_names(strategy, scales_l
     assert {name: values[name] for name in expected} == expected
     others = {"current_loss_scale", "good_steps"} if scales_loss else set()
     assert set(values) - set(expected) == others
+
+
+def test_replicas_train_the_same_variables(strategy):
+    """A copy's own name ends otherwise."""
+    found = []
+
+    def step():
+        for name in ("a/weights", "b/weights", "a/beta"):
+            tf.get_variable(name, [1], use_resource=True)
+        variables = train_step.variables_to_train("^a/weights$")
+        found.append([replication.name(variable) for variable in variables])
+        return tf.constant(0.0)
+
+    with tf.Graph().as_default():
+        _run(strategy, step)
+    assert found == [["a/weights"]] * 2
