@@ -21,6 +21,7 @@ from imagenet_input import (  # noqa: F401
     InputPipeline,
     num_eval_batches,
     num_evaluated_images,
+    share_of_evaluation,
 )
 from train_step import averaged_variables, train_step
 
@@ -141,6 +142,9 @@ class AmoebaNetEstimatorModel:
         device: the device to train on; None for TensorFlow's own.
         explains: whether predictions have `activation_maps.explanation` as well.
         watch_evaluation: makes a hook for each evaluation from its images, labels and end points.
+
+    Attributes:
+        start_step: the global step training goes on from; see `Device.graph_seed`.
     """
 
     def __init__(
@@ -156,6 +160,7 @@ class AmoebaNetEstimatorModel:
         self.device = device or Cpu()
         self.explains = explains
         self.watch_evaluation = watch_evaluation
+        self.start_step = 0
 
     def model_fn(self, features, labels, mode, params=None) -> tf.estimator.EstimatorSpec:
         """Builds the graph of one mode.
@@ -177,6 +182,9 @@ class AmoebaNetEstimatorModel:
 
     def _spec(self, features, labels, mode) -> tf.estimator.EstimatorSpec:
         is_training = mode == tf.estimator.ModeKeys.TRAIN
+        seed = self.device.graph_seed(self.hparams.random_seed, self.start_step)
+        if is_training and seed is not None:
+            tf.set_random_seed(seed)
         layers = [
             network_utils.conv2d,
             network_utils.separable_conv2d,
@@ -279,8 +287,8 @@ class AmoebaNetEstimatorModel:
             hparams.lr,
             hparams.lr_decay_method,
             global_step,
-            total_steps=max(1, int(hparams.num_epochs * steps_per_epoch)),
-            decay_steps=max(1, int(hparams.lr_num_epochs_per_decay * steps_per_epoch)),
+            total_steps=hparams.num_epochs * steps_per_epoch,
+            decay_steps=hparams.lr_num_epochs_per_decay * steps_per_epoch,
             decay_factor=hparams.lr_decay_value,
             warmup_steps=int(hparams.lr_warmup_epochs * steps_per_epoch),
         )
@@ -371,14 +379,6 @@ def mean_loss(loss: float, hparams: HParams, num_images: int) -> Tuple[float, in
         return loss, wanted
     tf.logging.warning("Only %d of %d images could be evaluated.", num_images, wanted)
     return loss * wanted / num_images, num_images
-
-
-def share_of_evaluation(hparams: HParams, size: int, rank: int) -> HParams:
-    """The hyper-parameters of one of `size` ranks that evaluate their shares of the images."""
-    share = HParams(**hparams.values())
-    share.num_eval_images = len(range(rank, num_evaluated_images(hparams), size))
-    share.eval_drop_remainder = False
-    return share
 
 
 def is_in_top_k(logits, labels, k: int) -> tf.Tensor:

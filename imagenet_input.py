@@ -50,9 +50,9 @@ def find_shards(data_dir: str, split: str, hparams: HParams) -> Sequence[str]:
     return files
 
 
-def training_data(data_dir: str, hparams: HParams) -> str:
-    """A description of the training files by which other ones are noticed."""
-    sizes = [tf.io.gfile.stat(file).length for file in find_shards(data_dir, "train", hparams)]
+def description(data_dir: str, split: str, hparams: HParams) -> str:
+    """A description of the files of a split by which other ones are noticed."""
+    sizes = [tf.io.gfile.stat(file).length for file in find_shards(data_dir, split, hparams)]
     return f"{len(sizes)} files of {sum(sizes):,} bytes"
 
 
@@ -93,6 +93,14 @@ def num_evaluated_images(hparams: HParams) -> int:
     """Images that count in one evaluation; of synthetic ones all batches are full."""
     in_batches = num_eval_batches(hparams) * hparams.eval_batch_size
     return in_batches if hparams.synthetic_data else min(hparams.num_eval_images, in_batches)
+
+
+def share_of_evaluation(hparams: HParams, size: int, rank: int) -> HParams:
+    """The hyper-parameters of one of `size` ranks that evaluate their shares of the images."""
+    share = HParams(**hparams.values())
+    share.num_eval_images = len(range(rank, num_evaluated_images(hparams), size))
+    share.eval_drop_remainder = False
+    return share
 
 
 class InputPipeline:
@@ -171,6 +179,12 @@ class InputPipeline:
         """Images in the batches so far, without padding and bad records; 0 for synthetic data."""
         return self._bad_records.num_decoded if self._bad_records else 0
 
+    def description(self) -> str:
+        """See `description`."""
+        if self.hparams.synthetic_data:
+            return "synthetic"
+        return description(self.data_dir, self._split, self.hparams)
+
     @contextlib.contextmanager
     def naming_bad_records(self):
         """Around what reads the batches: raises UserError where bad records ended them."""
@@ -190,8 +204,10 @@ class InputPipeline:
     def _bad_records_of(self, files: Sequence[str], batch_size: int) -> BadRecords:
         hparams = self.hparams
         num_images = hparams.num_eval_images  # Of this process's share.
+        num_files = len(files)
         if self.is_training:
             num_images = hparams.num_train_images // self._sharding()[0]
+            num_files = len(self._share(len(files))[0])
         return BadRecords(
             files,
             lambda record: imagenet_records.find_problem(record, hparams.num_label_classes),
@@ -200,6 +216,7 @@ class InputPipeline:
             max_bad_fraction=hparams.max_bad_fraction,
             num_images=num_images,
             known_counts=_known_counts(self.data_dir, files),
+            images_per_file=max(1, num_images // num_files),
             raise_errors=not self.is_training,
         )
 

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import glob
 import json
 import os
@@ -10,13 +11,14 @@ from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 import inception_preprocessing
-from common import files, limits, runtime, spreadsheet
+from common import files, limits, process, runtime, spreadsheet
 from common.data import image_files, image_sources
 from common.devices.cpu import CpuSession
 from common.errors import UserError
 from common.hparams import HParams
 from common.report import explained, heat
 from common.runtime import tf
+from settings import RunOptions
 
 TOP_K = 5
 
@@ -94,6 +96,36 @@ class Pictures:
         picture = explained.draw(heat.to_image(image), activation, answers)
         path = os.path.join(self._directory, explained.file_name(self._count, answer.path))
         files.write_bytes(path, image_files.encode_jpeg(picture, quality=90))
+
+
+def answer_all(
+    estimator: tf.estimator.Estimator,
+    checkpoint: str,
+    hparams: HParams,
+    names: Sequence[str],
+    options: RunOptions,
+):
+    """Classifies all of --image_paths, prints the answers, and writes what the flags ask for.
+
+    Raises:
+        UserError: in the end, if there were images that could not be read.
+    """
+    paths = find_images(options.image_paths)
+    pictures = Pictures(options.explain_dir, names) if options.explain_dir else None
+    answers = []
+    for answer in classify(estimator, checkpoint, hparams, paths, pictures):
+        answers.append(answer)
+        try:
+            print(text(answer, names), flush=True)
+        except BrokenPipeError:
+            if not options.predictions_file:
+                raise
+            process.discard_output()  # The file is still wanted.
+    if options.predictions_file:
+        write_answers(options.predictions_file, answers, names)
+    failed = sum(1 for answer in answers if answer.error)
+    if failed:
+        raise UserError(f"{failed} of {len(paths)} images could not be read; see above.")
 
 
 def classify(
@@ -186,10 +218,10 @@ class ImageReader:
         try:
             encoded = limits.read_bytes(path, limits.IMAGE_BYTES, name="it")
             image_files.check_scans(encoded)
-            try:
-                return self._decode(_without_palette(encoded))
-            except tf.errors.OpError:
-                return self._decode(image_files.to_jpeg(encoded).encoded)
+            if not image_files.is_misread(encoded):
+                with contextlib.suppress(tf.errors.OpError):
+                    return self._decode(encoded)
+            return self._decode(image_files.to_jpeg(encoded).encoded)
         except FileNotFoundError:
             raise UserError("there is no such file") from None
         except OSError as error:
@@ -201,18 +233,6 @@ class ImageReader:
 
     def _decode(self, encoded: bytes) -> np.ndarray:
         return self._session.run(self._image, {self._encoded: encoded})
-
-
-def _without_palette(encoded: bytes) -> bytes:
-    """The image; one with a palette as a JPEG, as in data conversion.
-
-    TensorFlow takes a BMP's numbers of colours for grey, and a GIF's transparent pixels get some
-    colour.
-    """
-    bits_per_pixel = int.from_bytes(encoded[28:30], "little")
-    if encoded.startswith(b"GIF") or (encoded.startswith(b"BM") and bits_per_pixel <= 8):
-        return image_files.to_jpeg(encoded).encoded
-    return encoded
 
 
 # Output ------------------------------------------------------------------------------------------

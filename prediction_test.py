@@ -5,6 +5,8 @@ import glob
 import json
 import os
 import shutil
+import signal
+import subprocess
 
 import numpy as np
 import pytest
@@ -137,7 +139,7 @@ def test_files_that_would_cost_too_much(tmp_path):
         (pipe, "it is not a regular file"),
         ("/dev/zero", "it is not a regular file"),
         (huge, "it is too large: 1099511627776 bytes"),
-        (scans, "it has 110 scans"),
+        (scans, "it has more than 100 scans"),
     ):
         with pytest.raises(UserError, match=message):
             read(path)
@@ -195,12 +197,29 @@ def test_written_answers(tmp_path):
     assert lines[1] == {"path": "b\\xff.jpg", "error": "is empty"}
 
 
-def run_program(tiny_model, *arguments, status):
+def run_program(tiny_model, *arguments, status, **options):
     hparams = tiny_model.hparams
     names = ("num_cells", "reduction_size", "stem_reduction_size", "image_size", "use_aux_head")
     names += ("num_label_classes", "batch_norm_epsilon", "num_eval_images", "eval_batch_size")
     network = flags({name: getattr(hparams, name) for name in names})
-    return run("amoeba_net.py", *network, *arguments, status=status)
+    return run("amoeba_net.py", *network, *arguments, status=status, **options)
+
+
+def test_reader_who_has_enough(tiny_model, image_dir, tmp_path):
+    """Like `| head`: no traceback, and the file is whole."""
+    output = str(tmp_path / "answers.csv")
+    reader, writer = os.pipe()
+    os.close(reader)
+    flags = ["--mode=predict", f"--model_dir={tiny_model.model_dir}"]
+    flags += [f"--data_dir={tiny_model.data_dir}", f"--image_paths={image_dir}/0*.jpg"]
+    streams = {"capture_output": False, "stdout": writer, "stderr": subprocess.PIPE}
+    done = run_program(tiny_model, *flags, status=128 + signal.SIGPIPE, **streams)
+    assert "Traceback" not in done.err
+    flags.append(f"--predictions_file={output}")
+    run_program(tiny_model, *flags, status=0, **streams)
+    os.close(writer)
+    with open(output) as file:
+        assert sum(row["rank"] == "1" for row in csv.DictReader(file)) > 1
 
 
 def test_program_classifies_images(tiny_model, image_dir, odd_dir, tmp_path):

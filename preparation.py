@@ -12,6 +12,7 @@ from typing import Optional
 
 import imagenet_input
 import model_builder
+import model_specs
 import serving
 from common import files, onnx_model, places
 from common.checkpoints import selection
@@ -168,6 +169,7 @@ def check(hparams: HParams, run: RunOptions):
             "only. Training starts from --init_checkpoint, and continues in --model_dir."
         )
     _check_image_size(hparams, run.trains)
+    _check_filters(hparams)
     _check_export(run)
     _check_image_paths(run)
     _check_report(run)
@@ -189,6 +191,16 @@ def _check_image_size(hparams: HParams, trains: bool):
         without = model_builder.smallest_image_size(hparams, is_training=False)
         advice += f", or {without} with --use_aux_head=False"
     raise UserError(f"--image_size={hparams.image_size} is too small for the network: {advice}.")
+
+
+def _check_filters(hparams: HParams):
+    """Checks that the first cell, of a quarter of the filters, can concatenate what it has read."""
+    _, _, used = model_specs.get_reduction_cell(hparams.cell_name)
+    if hparams.reduction_size < 8 and hparams.stem_type == "imagenet" and not all(used[:2]):
+        raise UserError(
+            f"--reduction_size={hparams.reduction_size} is too small for {hparams.cell_name}: "
+            "expected at least 8."
+        )
 
 
 def _check_export(run: RunOptions):
@@ -298,6 +310,8 @@ def check_directories(hparams: HParams, run: RunOptions, device: Device):
     """Checks that there is data to read and that the directories can be written to."""
     if run.explain_dir:
         _make_writable("explain_dir", run.explain_dir)
+    if run.predictions_file and not files.is_stream(run.predictions_file):
+        _make_writable("predictions_file", os.path.dirname(run.predictions_file) or ".")
     if run.export_dir and device.is_chief and not device.is_evaluator:
         _make_writable("export_dir", run.export_dir)
         class_names(run.data_dir, hparams.num_label_classes)  # It would be a pity afterwards.

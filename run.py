@@ -25,9 +25,8 @@ from common.devices.device import Device
 from common.distribution import peers
 from common.distribution.shares import Shares
 from common.errors import UserError
-from common.hooks import interruption, nonfinite, progress
+from common.hooks import interruption, nonfinite, progress, summaries
 from common.hooks.speed import SessionTimingHook, ThroughputHook
-from common.hooks.summaries import LossHook
 from common.hparams import HParams
 from common.runtime import tf
 from settings import RunOptions, common_to_processes
@@ -123,12 +122,13 @@ class Run:
         model = functools.partial(
             amoeba_net_model.AmoebaNetEstimatorModel, model_dir=self.model_dir, device=device
         )
+        self.training_model = model(self.hparams)
         evaluated = model(
             self.eval_hparams,
             explains=bool(options.explain_dir),
             watch_evaluation=self.report and self.report.watch,
         )
-        return estimator(model(self.hparams).model_fn, training=True), estimator(evaluated.model_fn)
+        return estimator(self.training_model.model_fn, training=True), estimator(evaluated.model_fn)
 
     def shares_of_evaluation(self) -> Optional[Shares]:
         """What the ranks exchange if each evaluates a share of the images; None otherwise."""
@@ -170,12 +170,12 @@ class Run:
     def train_and_eval_mode(self):
         """Trains and evaluates in turn; evaluates a finished run once."""
         step = self.current_step()
-        if step >= self.train_steps:
+        finished = step >= self.train_steps
+        if finished:
             tf.logging.info("Training has finished already, at step %d.", step)
-            self.evaluate(self.last_checkpoint())
-        elif self.device.cluster:
+        if self.device.cluster:
             step = self.train_together()
-        elif (
+        elif finished or (
             step
             and step % self.steps_per_eval == 0
             and not results.is_evaluated(self.options.model_dir, step)
@@ -216,20 +216,9 @@ class Run:
     def classify_mode(self):
         """Classifies the user's own images."""
         names = class_names(self.options.data_dir, self.hparams.num_label_classes)
-        paths = prediction.find_images(self.options.image_paths)
-        explain_dir = self.options.explain_dir
-        pictures = prediction.Pictures(explain_dir, names) if explain_dir else None
-        answers = []
-        for answer in prediction.classify(
-            self.estimator, self.checkpoint_to_read(), self.hparams, paths, pictures
-        ):
-            print(prediction.text(answer, names), flush=True)
-            answers.append(answer)
-        if self.options.predictions_file:
-            prediction.write_answers(self.options.predictions_file, answers, names)
-        failed = sum(1 for answer in answers if answer.error)
-        if failed:
-            raise UserError(f"{failed} of {len(paths)} images could not be read; see above.")
+        prediction.answer_all(
+            self.estimator, self.checkpoint_to_read(), self.hparams, names, self.options
+        )
 
     def export(self):
         """Exports the checkpoint in all formats of --export_format."""
@@ -264,7 +253,7 @@ class Run:
         batch_size, log_steps = self.hparams.train_batch_size, self.options.log_steps
         summary_dir = self.model_dir if self.device.writes else None
         throughput = ThroughputHook(batch_size, summary_dir, every_n_steps=log_steps)
-        loss = LossHook()
+        loss = summaries.LossHook()
         shown = progress.ProgressHook(
             self.train_steps, batch_size, bar=sys.stderr.isatty(), every_n_steps=log_steps
         )
@@ -277,7 +266,7 @@ class Run:
             ),
             shown,
         ]
-        self.train_input.start_step = self.current_step()
+        self.train_input.start_step = self.training_model.start_step = self.current_step()
         with contextlib.closing(shown), self.train_input.naming_bad_records():
             self.device.train(
                 self.trainer,
@@ -355,6 +344,7 @@ class Run:
                 steps=amoeba_net_model.num_eval_batches(self.eval_hparams),
                 hooks=[timing, interruption.CheckHook(self.stopper)],
                 checkpoint_path=checkpoint,
+                name="share" if self.shares else None,
             )
         step = int(found["global_step"])
         loss, images = amoeba_net_model.mean_loss(
@@ -369,10 +359,13 @@ class Run:
                 return
             images, means = self.shares.collect(checkpoint, images, metrics, part and part.merge)
             metrics = {name: np.float32(mean) for name, mean in means.items()}
+            summaries.write_evaluation(self.model_dir, metrics, step)
         tf.logging.info("Evaluation results: %s", {**metrics, "global_step": step})
-        accuracy = metrics["top_1_accuracy"]
-        kept = best.keep_if_best(self.model_dir, checkpoint, step, accuracy, images)
-        figures = {**timing.statistics(self.hparams.eval_batch_size), "best": kept}
+        data = self.eval_input.description()
+        evaluation = best.Evaluation(step, metrics["top_1_accuracy"], images, data)
+        is_trainings = self.options.trains or self.device.is_evaluator
+        kept = best.keep_if_best(self.model_dir, checkpoint, evaluation, is_trainings)
+        figures = {**timing.statistics(self.hparams.eval_batch_size), "data": data, "best": kept}
         recorded = self.record("eval", checkpoint, step, {**metrics, "images": images}, figures)
         curves.draw_or_warn(self.model_dir)
         if self.report:

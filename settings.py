@@ -116,5 +116,5 @@ def common_to_processes(
     common["the step in --model_dir, which all must share,"] = current_step()
     common["the code's checksum"] = agreement.digest_of_code(os.path.dirname(__file__))
     if not hparams.synthetic_data:
-        common["the training data"] = imagenet_input.training_data(run.data_dir, hparams)
+        common["the training data"] = imagenet_input.description(run.data_dir, "train", hparams)
     return common

@@ -91,8 +91,7 @@ def _read_run(directory: str, name: str) -> ComparedRun:
         trainings = [record for record in records if record["kind"] == "train"]
         evaluations = [
             {"step": record["global_step"], **record["metrics"]}
-            for record in records
-            if record["kind"] == "eval"
+            for record in results.comparable(records)
         ]
         steps = [record["global_step"] for record in trainings]
         speeds = [r["images_per_second"]["median"] for r in trainings if r["images_per_second"]]
@@ -125,16 +124,20 @@ def _settings(records: List[Dict[str, Any]]) -> Dict[str, Any]:
 
 
 def _seconds(trainings: List[Dict[str, Any]]) -> Optional[float]:
-    """Seconds of all rounds together; None if the time of a round was not measured."""
+    """Seconds of all rounds together; None if none was measured.
+
+    Rounds of one or two steps are too short to be; their steps count as those of the others.
+    """
+    measured = [r["seconds_per_step"] for r in trainings if r.get("seconds_per_step")]
+    if not measured:
+        return None
     total, step = 0.0, 0
     for record in trainings:
-        if not record.get("seconds_per_step"):
-            return None
         before, step = step, record["global_step"]
         # Fewer steps than before are those of a training that started from the beginning.
         steps = step - before if step > before else step
-        total += record["seconds_per_step"] * steps
-    return total if trainings else None
+        total += (record.get("seconds_per_step") or statistics.median(measured)) * steps
+    return total
 
 
 def differing(runs: Sequence[ComparedRun]) -> List[str]:

@@ -1,4 +1,4 @@
-"""A picture of a training: its loss, accuracy and learning rate, drawn from the event files.
+"""A picture of a training: its loss, accuracy and learning rate, as its files tell of them.
 
 Training draws it after each round; to draw it at another time:
 
@@ -14,7 +14,7 @@ import re
 import sys
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
-from common import files
+from common import files, results
 from common.arguments import output_file
 from common.errors import UserError
 from common.runtime import tf
@@ -46,8 +46,12 @@ class Curve(NamedTuple):
 
 
 def read_parts(model_dir: str) -> Dict[str, List[Curve]]:
-    """Returns the curves in a model directory's event files by the title of their part."""
-    scalars = {name: read_scalars(os.path.join(model_dir, name)) for name in ("", "eval")}
+    """Returns the curves of a model directory by the title of their part.
+
+    They are those in the event files; of evaluations, from the first one in results.json on, those
+    that can be compared.
+    """
+    scalars = {"": read_scalars(model_dir), "eval": _evaluations(model_dir)}
     return {
         title: [
             Curve(label, scalars[name][tag], bool(name))
@@ -56,6 +60,22 @@ def read_parts(model_dir: str) -> Dict[str, List[Curve]]:
         ]
         for title, curves in _PARTS.items()
     }
+
+
+def _evaluations(model_dir: str) -> Dict[str, List[Tuple[int, float]]]:
+    """As `read_scalars`."""
+    events = read_scalars(os.path.join(model_dir, "eval"))
+    records = []
+    with contextlib.suppress(UserError):  # A curve is less than what damage the file has.
+        records = results.comparable(results.read_results(model_dir))
+    first = min((record.get("global_step", 0) for record in records), default=math.inf)
+    found = {}
+    for tag, points in events.items():
+        recorded = [(r.get("global_step", 0), r.get("metrics", {}).get(tag)) for r in records]
+        by_step = {step: value for step, value in points if step < first}
+        by_step.update((step, value) for step, value in recorded if isinstance(value, float))
+        found[tag] = sorted(by_step.items())
+    return found
 
 
 def draw(model_dir: str, path: Optional[str] = None) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common import curves
+from common import curves, results
 from common.runtime import tf
 
 
@@ -63,3 +63,14 @@ def test_a_picture_that_cannot_be_drawn_is_no_error(tmp_path, log, capsys):
     with pytest.raises(SystemExit):
         curves.main([f"--model_dir={tmp_path}", "--output=/absent/curves.png"])
     assert "expected a file in a directory that exists" in capsys.readouterr().err
+
+
+def test_evaluations_are_those_that_can_be_compared(events):
+    """Not one of a few images, nor one of other data, though TensorFlow has written them."""
+    best = {"checkpoint": "best/c", "top_1_accuracy": 0.5, "images": 50, "data": "old"}
+    for step, images, data in ((100, 50, "old"), (200, 49, "old"), (200, 5, "old"), (200, 50, "x")):
+        metrics = {"loss": 2.0, "top_1_accuracy": images / 100, "images": images}
+        record = {"global_step": step, "data": data, "metrics": metrics, "best": best}
+        results.append_result(str(events), "eval", record)
+    (accuracy,) = curves.read_parts(str(events))["accuracy"]
+    assert accuracy.points == [(100, 0.5), (200, 0.49)]

@@ -34,14 +34,14 @@ def write_text(path: str, text: str):
 
 def write_bytes(path: str, data: bytes):
     """Writes a file, whole or not at all; an existing file is replaced, but no pipe or device."""
-    if not is_remote(path) and _is_stream(path):
+    if not is_remote(path) and is_stream(path):
         _write(path, data)
         return
     with replacing(path) as temporary:
         _write(temporary, data)
 
 
-def _is_stream(path: str) -> bool:
+def is_stream(path: str) -> bool:
     """Whether a path is not of a file but of a pipe, a device, or like /dev/stdout."""
     parent = os.path.dirname(os.path.abspath(path))
     in_dev = parent == "/dev" or parent.startswith(("/dev/fd", "/proc/"))

@@ -62,11 +62,19 @@ def exiting_with_a_sentence(program: str, model_dir: Optional[str] = None):
     except interruption.Interrupted as error:
         tf.logging.warning("%s The same command goes on from there.", error)
         sys.exit(interruption.EXIT_STATUS)
+    except BrokenPipeError:  # Whoever reads what is printed, like `head`, has enough.
+        discard_output()  # Python flushes it.
+        sys.exit(128 + signal.SIGPIPE)
     except (OSError, ValueError, tf.errors.OpError) as error:
         explanation = _out_of_memory(error) or storage.explain(error, model_dir)
         if not explanation:
             raise
         sys.exit(f"{program}: {explanation}")
+
+
+def discard_output():
+    """Sends what is printed from here on to nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _out_of_memory(error: Exception) -> Optional[str]:

@@ -13,6 +13,8 @@ from common.errors import UserError
 from common.runtime import tf
 
 FILE_NAME = "results.json"
+# At least this part of the images are all of them: a few may be bad records.
+WHOLE = 0.9
 
 
 def append_result(model_dir: str, kind: str, record: Dict[str, Any]) -> Dict[str, Any]:
@@ -69,12 +71,27 @@ def _is_best(best: Any) -> bool:
         and isinstance(best.get("checkpoint"), str)
         and isinstance(best.get("top_1_accuracy"), (int, float))
         and isinstance(best.get("images", 0), int)
+        and isinstance(best.get("data", ""), str)
     )
 
 
 def is_evaluated(model_dir: str, step: int) -> bool:
     """Whether the checkpoint of a step has been evaluated."""
-    return any(record.get("global_step") == step for record in evaluations(model_dir))
+    found = comparable(read_results(model_dir))
+    return any(record.get("global_step") == step for record in found)
+
+
+def comparable(records: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
+    """Those that are evaluations on the data and the images by which best/ was chosen last."""
+    found = [record for record in records if record["kind"] == "eval"]
+    best = (found[-1].get("best") if found else None) or {}
+    images, data = best.get("images", 0), best.get("data")
+    return [
+        record
+        for record in found
+        if data in (None, record.get("data", data))
+        and record.get("metrics", {}).get("images", images) >= WHOLE * images
+    ]
 
 
 def evaluations(model_dir: str) -> List[Dict[str, Any]]:
@@ -85,11 +102,15 @@ def evaluations(model_dir: str) -> List[Dict[str, Any]]:
 def hparams_of(checkpoint: str) -> Dict[str, Any]:
     """Returns the hyper-parameters that a checkpoint was trained with; {} without a results.json.
 
+    Those of an evaluation, which may be others, if there is none of the training.
+
     The file is in the checkpoint's directory, or above it for a checkpoint in best/.
     """
     directory = os.path.dirname(checkpoint)
     records = read_results(directory) or read_results(os.path.dirname(directory))
-    return next((r["hparams"] for r in reversed(records) if "hparams" in r), {})
+    records = [record for record in records if "hparams" in record]
+    trainings = [record for record in records if record["kind"] == "train"]
+    return (trainings or records or [{"hparams": {}}])[-1]["hparams"]
 
 
 def versions() -> Dict[str, str]:

@@ -112,6 +112,13 @@ def test_a_run_that_has_not_recorded_results_yet(tmp_path):
     assert run.best is run.last is run.steps is run.images_per_second is run.seconds is None
 
 
+def test_steps_of_a_round_that_was_too_short_to_measure_count_as_the_others(tmp_path):
+    short = {**_train(210), "images_per_second": None, "seconds_per_step": None}
+    _make_run(tmp_path / "run", _train(100, 64.0), _train(200, 64.0), short, events=False)
+    (run,) = compared_runs.read([str(tmp_path)])
+    assert run.seconds == 210.0
+
+
 def test_long_names_stay_different():
     names = ["a" * 40 + str(i) + "b" * 40 for i in range(3)] + ["short"]
     short = compared_runs.shorten(names, 24)

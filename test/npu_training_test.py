@@ -10,7 +10,7 @@ import pytest
 from npu_programs import environment, flags, run, write_data, write_rank_table
 from npu_stand_in.installed import PATH
 
-from common import results
+from common import curves, results
 from common.checkpoints import selection
 from common.runtime import tf
 
@@ -252,3 +252,9 @@ def test_ranks_skip_a_step_together_and_end_with_the_same_weights(tmp_path):
             calls = [json.loads(line) for line in f]
         openers = {arguments["opened_by"] for name, arguments in calls if name == "Session"}
         assert openers == {"Estimator"}
+    # The curves show both ranks' images.
+    model_dir = str(tmp_path / "model")
+    shown = curves.read_scalars(os.path.join(model_dir, "eval"))
+    for name in ("loss", "top_1_accuracy"):
+        points = {e["global_step"]: e["metrics"][name] for e in results.evaluations(model_dir)}
+        assert points and dict(shown[name]) == pytest.approx(points)

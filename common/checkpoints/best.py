@@ -1,7 +1,8 @@
 """The most accurate checkpoint of a training, which is kept in `best/`."""
 
 import os
-from typing import Any, Dict, List, Optional
+import re
+from typing import Any, Dict, List, NamedTuple, Optional
 
 from common import files, results
 from common.checkpoints import reading, selection
@@ -9,26 +10,41 @@ from common.errors import UserError
 from common.runtime import tf
 
 DIRECTORY = "best"
-# Fewer images than this part of all are not all of them; a few may be bad records.
-_PART = 0.9
+_OF_CHECKPOINTS = re.compile(r"\.(index|meta|data-\d+-of-\d+)$")
+
+
+class Evaluation(NamedTuple):
+    """What an evaluation has found.
+
+    Attributes:
+        global_step: of the checkpoint.
+        top_1_accuracy: in [0, 1].
+        images: number of images that were evaluated.
+        data: a description of the data set.
+    """
+
+    global_step: int
+    top_1_accuracy: float
+    images: int
+    data: str
 
 
 def keep_if_best(
-    model_dir: str, checkpoint: str, step: int, top_1_accuracy: float, images: int
+    model_dir: str, checkpoint: str, evaluation: Evaluation, is_trainings: bool = True
 ) -> Optional[Dict[str, Any]]:
     """Keeps a checkpoint of this training in best/ if none has been more accurate.
 
     An accuracy on a part of the images does not count where one on all is known, nor afterwards.
+    Accuracies on other data do not count, either, unless the training has changed its data.
 
     Args:
         model_dir: directory of the training.
         checkpoint: prefix of the checkpoint that was evaluated.
-        step: its global step.
-        top_1_accuracy: in [0, 1].
-        images: number of images that were evaluated.
+        evaluation: what was found.
+        is_trainings: whether it was the training's own evaluation, on the data that it has now.
 
     Returns:
-        What is in best/: its path in the model directory, step, accuracy, and number of images.
+        What is in best/: its path in the model directory, and its evaluation.
     """
     evaluations = results.evaluations(model_dir)
     best = evaluations[-1].get("best") if evaluations else None
@@ -36,25 +52,30 @@ def keep_if_best(
         best = None
     if os.path.dirname(checkpoint) != model_dir.rstrip("/"):
         return best
+    if best and best.get("data", evaluation.data) != evaluation.data:
+        if not is_trainings:
+            tf.logging.info(
+                "Other data (%s) decides what is best; remove best/ to have it decided anew.",
+                best["data"],
+            )
+            return best
+        tf.logging.info("The validation data has changed: what is best is decided anew.")
+        best = None
     if best:
-        images_of_best = _images_of(best, evaluations) or images
-        if images < _PART * images_of_best:
+        images, images_of_best = evaluation.images, _images_of(best, evaluations)
+        if images_of_best and images < results.WHOLE * images_of_best:
             tf.logging.info("%d images do not decide what is best: %d did.", images, images_of_best)
             return best
-        is_of_all = images_of_best >= _PART * images
+        is_of_all = not images_of_best or images_of_best >= results.WHOLE * images
         # As results.json rounds it.
-        if is_of_all and best["top_1_accuracy"] >= float(str(top_1_accuracy)):
+        if is_of_all and best["top_1_accuracy"] >= float(str(evaluation.top_1_accuracy)):
             return best
     consequence = f"The best accuracy so far, but {checkpoint} was deleted before it could be kept."
     with reading.warning_if_deleted(checkpoint, consequence):
         replace(model_dir, checkpoint)
         tf.logging.info("The best accuracy so far: %s is kept in best/ too.", checkpoint)
-        best = {
-            "checkpoint": os.path.join(DIRECTORY, os.path.basename(checkpoint)),
-            "global_step": step,
-            "top_1_accuracy": top_1_accuracy,
-            "images": images,
-        }
+        path = os.path.join(DIRECTORY, os.path.basename(checkpoint))
+        best = {"checkpoint": path, **evaluation._asdict()}
     return best
 
 
@@ -84,7 +105,8 @@ def _replace(directory: str, checkpoint: str):
     copy(checkpoint, directory)
     name = os.path.basename(checkpoint)
     for file in files.list_directory(directory):
-        if file != selection.STATE and not file.startswith(name + "."):
+        is_older = _OF_CHECKPOINTS.search(file) and not file.startswith(name + ".")
+        if is_older or files.is_temporary(file):
             files.remove(os.path.join(directory, file))
 
 

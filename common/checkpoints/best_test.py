@@ -21,7 +21,7 @@ def test_best_of_all_evaluations_is_kept(tmp_path):
         path = checkpoint_path(directory, step)
         if step == 40:
             tf.train.remove_checkpoint(path)  # By a training that goes on meanwhile.
-        found = best.keep_if_best(directory, path, step, accuracy, 50)
+        found = best.keep_if_best(directory, path, best.Evaluation(step, accuracy, 50, "data"))
         results.append_result(directory, "eval", {"global_step": step, "best": found})
         assert os.path.exists(f"{directory}/{found['checkpoint']}.index")
         kept.append((found["global_step"], found["top_1_accuracy"]))
@@ -33,7 +33,7 @@ def test_equal_accuracy_replaces_nothing(model_dir):
     accuracy = np.float32(0.8)  # As TensorFlow computes it; results.json has 0.8.
     for step in (10, 20):
         path = checkpoint_path(model_dir, step)
-        found = best.keep_if_best(model_dir, path, step, accuracy, 50)
+        found = best.keep_if_best(model_dir, path, best.Evaluation(step, accuracy, 50, "data"))
         results.append_result(model_dir, "eval", {"global_step": step, "best": found})
     assert results.evaluations(model_dir)[-1]["best"]["global_step"] == 10
 
@@ -41,11 +41,31 @@ def test_equal_accuracy_replaces_nothing(model_dir):
 def test_accuracy_on_a_part_of_the_images_does_not_count(model_dir):
     kept = []
     for step, accuracy, images in [(10, 0.9, 5), (20, 0.6, 50), (10, 0.8, 5), (30, 0.7, 49)]:
-        path = checkpoint_path(model_dir, step)
-        found = best.keep_if_best(model_dir, path, step, accuracy, images)
-        results.append_result(model_dir, "eval", {"global_step": step, "best": found})
+        evaluation = best.Evaluation(step, accuracy, images, "data")
+        found = best.keep_if_best(model_dir, checkpoint_path(model_dir, step), evaluation)
+        record = {"global_step": step, "metrics": {"images": images}, "best": found}
+        results.append_result(model_dir, "eval", record)
         kept.append((found["global_step"], found["images"]))
     assert kept == [(10, 5), (20, 50), (20, 50), (30, 49)]
+    # Nor is a step evaluated if only a part of the images was.
+    assert [results.is_evaluated(model_dir, step) for step in (10, 20, 30)] == [False, True, True]
+
+
+def test_other_data_does_not_decide_unless_the_training_has_changed_its_data(model_dir):
+    kept = []
+    for step, accuracy, data, is_trainings in [
+        *[(10, 0.6, "old", True), (20, 0.9, "new", False), (30, 0.5, "old", True)],
+        *[(20, 0.2, "new", True), (30, 0.1, "new", True)],
+    ]:
+        evaluation = best.Evaluation(step, accuracy, 50, data)
+        path = checkpoint_path(model_dir, step)
+        found = best.keep_if_best(model_dir, path, evaluation, is_trainings)
+        record = {"global_step": step, "data": data, "metrics": {"step": step}, "best": found}
+        results.append_result(model_dir, "eval", record)
+        kept.append((found["global_step"], found["data"]))
+    assert kept == [(10, "old"), (10, "old"), (10, "old"), (20, "new"), (20, "new")]
+    comparable = results.comparable(results.read_results(model_dir))
+    assert [record["global_step"] for record in comparable] == [20, 20, 30]
 
 
 def _best(model_dir):
@@ -71,9 +91,11 @@ def test_best_is_replaced_as_a_whole(model_dir, monkeypatch):
         best.replace(model_dir, checkpoint_path(model_dir, 20))
     monkeypatch.undo()
     assert _best(model_dir) == checkpoint_path(directory, 20)
+    os.mkdir(os.path.join(directory, "a_users_export"))
     best.replace(model_dir, checkpoint_path(model_dir, 30))
     assert sorted(os.listdir(directory)) == [
-        *["checkpoint", "model.ckpt-30.data-00000-of-00001", "model.ckpt-30.index"]
+        *["a_users_export", "checkpoint"],
+        *["model.ckpt-30.data-00000-of-00001", "model.ckpt-30.index"],
     ]
     assert reading.problem(_best(model_dir)) is None
 

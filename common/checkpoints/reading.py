@@ -120,11 +120,13 @@ def warning_if_deleted(path: str, consequence: str):
     """
     try:
         yield
-    except (UserError, tf.errors.NotFoundError):
+    except (UserError, tf.errors.NotFoundError) as error:
         if exists(path):
             raise
         tf.logging.warning(
-            "%s A larger --keep_checkpoint_max of the training keeps them longer.", consequence
+            "%s A larger --keep_checkpoint_max of the training keeps them longer. (%s)",
+            consequence,
+            _first_line(error),  # Which may have had another cause.
         )
 
 

@@ -1,5 +1,8 @@
 """Session hooks that keep values of a training, for TensorBoard and for results.json."""
 
+import os
+from typing import Dict
+
 from common.distribution import replication
 from common.runtime import tf
 
@@ -46,6 +49,16 @@ class ScalarSummaryHook(tf.train.SessionRunHook):
     def end(self, session):
         # Nothing else does this on such a device, and the curves are drawn from the file.
         tf.summary.FileWriterCache.get(self._summary_dir).flush()
+
+
+def write_evaluation(model_dir: str, metrics: Dict[str, float], step: int):
+    """Writes an evaluation's metrics where an Estimator would, for TensorBoard and the curves."""
+    summary = tf.Summary()
+    for tag, value in metrics.items():
+        summary.value.add(tag=tag, simple_value=value)
+    writer = tf.summary.FileWriterCache.get(os.path.join(model_dir, "eval"))
+    writer.add_summary(summary, step)
+    writer.flush()
 
 
 class LossHook(tf.train.SessionRunHook):

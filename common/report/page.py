@@ -83,7 +83,8 @@ def render(contents: Contents) -> str:
         threshold_chart=_threshold_chart(found),
         thresholds=statistics.thresholds(found, _THRESHOLDS),
         suspects=suspects,
-        most_suspects=SUSPECTS,
+        # Of the examples that were kept, others may be no suspects.
+        may_be_more=len(found.suspects.items()) == SUSPECTS,
         suspects_csv=_data_uri("text/csv;charset=utf-8", suspects_csv(suspects, contents.names)),
     )
 
