@@ -151,6 +151,8 @@ class StopHook(tf.train.SessionRunHook):
                 os.replace(own, self._stop_file)
             with contextlib.suppress(FileNotFoundError):
                 os.remove(own)
+        # A client of NFS may know for a minute that there is no such file, until it opens this.
+        os.close(os.open(os.path.dirname(self._stop_file), os.O_RDONLY))
         with contextlib.suppress(FileNotFoundError):
             with open(self._stop_file) as file:
                 return int(file.read())

@@ -22,7 +22,7 @@ class ProgressHook(tf.train.SessionRunHook):
         last_step: global step at which training ends.
         batch_size: images per step, on all devices together.
         bar: whether to draw a bar on standard error instead of writing to the log.
-        every_n_steps: steps between lines.
+        every_n_steps: steps between lines; one more is in the end.
     """
 
     def __init__(self, last_step: int, batch_size: int, bar: bool, every_n_steps: int = 100):
@@ -35,7 +35,7 @@ class ProgressHook(tf.train.SessionRunHook):
     def begin(self):
         loss = replication.shown_loss()
         self._fetches = tf.train.get_global_step(), loss, "learning_rate:0"
-        self._first = self._said = self._bar = None
+        self._first = self._said = self._last = self._bar = None
 
     def before_run(self, run_context):
         return tf.train.SessionRunArgs(self._fetches)
@@ -51,14 +51,22 @@ class ProgressHook(tf.train.SessionRunHook):
             speed = self._speed(self._first, step, now)
             self._bar.set_postfix_str(_figures(loss, speed, learning_rate), refresh=False)
             self._bar.update(step - self._bar.n)
-        elif step - self._said[0] >= self._every_n_steps or step == self._last_step:
-            figures = _figures(loss, self._speed(self._said, step, now), learning_rate)
-            left = self._time_left(step, now)
-            tf.logging.info("Step %d of %d: %s, %s left", step, self._last_step, figures, left)
-            self._said = step, now
+            return
+        self._last = step, now, loss, learning_rate
+        if step - self._said[0] >= self._every_n_steps:
+            self._say()
 
     def end(self, session):
+        if self._last and self._last[0] > self._said[0]:
+            self._say()
         self.close()
+
+    def _say(self):
+        step, now, loss, learning_rate = self._last
+        figures = _figures(loss, self._speed(self._said, step, now), learning_rate)
+        left = self._time_left(step, now)
+        tf.logging.info("Step %d of %d: %s, %s left", step, self._last_step, figures, left)
+        self._said = step, now
 
     def close(self):
         """Ends the bar's line. Must be called after an error, as `end` is not called then."""

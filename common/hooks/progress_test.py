@@ -45,6 +45,14 @@ def test_lines_leave_compilation_out_and_are_right_after_a_resume(monkeypatch, l
     ]
 
 
+def test_rounds_that_are_shorter_than_the_lines_have_one_each(monkeypatch, log):
+    hook = progress.ProgressHook(50, batch_size=8, bar=False, every_n_steps=100)
+    clock = _Clock(monkeypatch)
+    for start in (0, 7):
+        _train(hook, clock, start, steps=7)
+    assert [line.split(":")[0] for line in log.messages] == ["Step 7 of 50", "Step 14 of 50"]
+
+
 def test_bar_ends_its_line_after_an_error(monkeypatch, capsys):
     hook = progress.ProgressHook(12, batch_size=8, bar=True)
     monkeypatch.setattr("tqdm.std.tqdm.monitor_interval", 0)
@@ -56,6 +64,8 @@ def test_bar_ends_its_line_after_an_error(monkeypatch, capsys):
 
 
 def test_bar(monkeypatch, capsys):
+    for name in ("COLUMNS", "LINES", "TQDM_DISABLE"):
+        monkeypatch.delenv(name, raising=False)
     hook = progress.ProgressHook(12, batch_size=8, bar=True)
     monkeypatch.setattr("tqdm.std.tqdm.monitor_interval", 0)
     _train(hook, _Clock(monkeypatch), start=2, steps=10)

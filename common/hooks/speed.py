@@ -16,7 +16,7 @@ class ThroughputHook(tf.train.SessionRunHook):
     Args:
         batch_size: images per step, on all devices together.
         summary_dir: where to write the scalar `images_per_second`; None for nowhere.
-        every_n_steps: number of steps over which a written point is averaged.
+        every_n_steps: number of steps over which a written point is averaged; in the end fewer.
     """
 
     def __init__(
@@ -49,20 +49,26 @@ class ThroughputHook(tf.train.SessionRunHook):
         if steps > 0:
             self._seconds_per_step.extend([(now - self._previous[1]) / steps] * steps)
             self._previous = (step, now)
-        self._maybe_write(step, now)
-
-    def _maybe_write(self, step: int, now: float):
-        if self._summary_dir is None:
-            return
         if self._written is None:
             self._written = (step, now)
         elif step - self._written[0] >= self._every_n_steps:
-            speed = (step - self._written[0]) * self._batch_size / (now - self._written[1])
+            self._write()
+
+    def end(self, session):
+        if self._written and self._previous[0] > self._written[0]:
+            self._write()
+        if self._summary_dir is not None:  # TensorFlow's hooks have done so before.
+            tf.summary.FileWriterCache.get(self._summary_dir).flush()
+
+    def _write(self):
+        (step, now), (since, then) = self._previous, self._written
+        self._written = self._previous
+        if self._summary_dir is not None:
+            speed = (step - since) * self._batch_size / (now - then)
             summary = tf.Summary(
                 value=[tf.Summary.Value(tag="images_per_second", simple_value=speed)]
             )
             tf.summary.FileWriterCache.get(self._summary_dir).add_summary(summary, step)
-            self._written = (step, now)
 
     def statistics(self) -> Dict[str, object]:
         """See `speed_statistics`."""

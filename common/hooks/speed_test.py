@@ -2,19 +2,21 @@
 
 import pytest
 
+from common import curves
 from common.hooks import speed
 from common.runtime import tf
 
 
-def _measure(monkeypatch, steps):
+def _measure(monkeypatch, steps, **options):
     """Statistics of session runs of two seconds each, which fetched these global steps."""
     now = [100.0]
     monkeypatch.setattr(speed.time, "perf_counter", lambda: now[0])
-    hook = speed.ThroughputHook(batch_size=8)
+    hook = speed.ThroughputHook(batch_size=8, **options)
     hook.after_create_session(None, None)
     for step in steps:
         now[0] += 2.0
         hook.after_run(None, tf.train.SessionRunValues(step, None, None))
+    hook.end(None)
     return hook.statistics()
 
 
@@ -40,3 +42,10 @@ def test_throughput_of_loops_on_the_device(monkeypatch):
 
 def test_no_step_no_speed(monkeypatch):
     assert _measure(monkeypatch, [1])["images_per_second"] is None
+
+
+def test_points_have_as_many_steps_as_asked_and_the_last_one_the_rest(monkeypatch, tmp_path):
+    with tf.Graph().as_default():
+        _measure(monkeypatch, [1, 2, 3, 4, 5, 6, 7], summary_dir=str(tmp_path), every_n_steps=2)
+    points = curves.read_scalars(str(tmp_path))["images_per_second"]
+    assert points == [(4, 4.0), (6, 4.0), (7, 4.0)]
