@@ -10,6 +10,8 @@ from common.runtime import tf
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "test"))
 import helpers
 
+_PREPARED = ("RANK_", "CM_", "ASCEND_", "DEVICE_ID", "HCCL_", "LC_")
+
 
 def pytest_addoption(parser):
     parser.addoption(
@@ -20,9 +22,13 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     """Before TensorFlow looks for devices: one test would take all of a GPU's memory.
 
-    Nor do requests to this host go to a proxy.
+    Nor do requests to this host go to a proxy, nor does what a shell is prepared for reach tests:
+    a cluster, cards, or a language that is not installed.
     """
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = "localhost,127.0.0.1"
+    for name in list(os.environ):
+        if name in ("TF_CONFIG", "JOB_ID", "POD_NAME") or name.startswith(_PREPARED):
+            del os.environ[name]
     if config.getoption("--gpu"):
         os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
     else:

@@ -102,6 +102,16 @@ def test_eval_mode_ends_after_the_last_step_and_takes_one_checkpoint(trained, di
     assert results.read_results(model_dir)[-1]["global_step"] == 45
 
 
+@pytest.mark.slow
+def test_quick_start_learns_the_digits(digits, tmp_path):
+    """One standard error is 0.009, and runs that were measured reached 0.97 and more."""
+    recipe = f"--flagfile={helpers.ROOT}/scripts/quickstart.flags"
+    _run(recipe, f"--data_dir={digits}", f"--model_dir={tmp_path}", "--random_seed=1")
+    last = results.read_results(str(tmp_path))[-1]
+    assert (last["kind"], last["global_step"]) == ("eval", 276)
+    assert last["metrics"]["top_1_accuracy"] > 0.93
+
+
 def test_predict_mode_measures_speed(trained, digits):
     model_dir, _ = trained
     log = _run("--mode=predict", f"--data_dir={digits}", f"--model_dir={model_dir}", *_SMALL)
@@ -147,8 +157,10 @@ def test_killed_runs_end_at_the_planned_step(digits, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert reached <= step()
-    planned = step() + 50
-    _run(*flags, f"--train_steps={planned}")
+    reached = step()
+    planned = reached + 50
+    log = _run(*flags, f"--train_steps={planned}")
+    assert f"Restoring parameters from {model_dir}/model.ckpt-{reached}\n" in log
     assert step() == planned
     last = results.read_results(model_dir)[-1]
     assert (last["kind"], last["global_step"]) == ("eval", planned)

@@ -78,10 +78,14 @@ def _assert_close(got, figures, name):
         spread = np.maximum(spread, wanted * np.median(spread / np.maximum(wanted, 1e-9)))
     else:
         names = [name] * np.size(wanted)
+    compared = 0
     for n, *values in zip(names, *map(np.atleast_1d, (got, wanted, spread))):
         value, figure, distance = values
         tolerance = _TOLERANCE * abs(figure) + _SPREADS * distance
-        assert value == pytest.approx(figure, rel=0, abs=tolerance), n
+        if not figure or tolerance < 0.5 * abs(figure):  # Others say nothing.
+            compared += 1
+            assert value == pytest.approx(figure, rel=0, abs=tolerance), n
+    assert compared >= 0.95 * len(names)
 
 
 def _hparams(golden):

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import stat
 import subprocess
 import sys
 import urllib.request
@@ -274,7 +273,7 @@ def _assert_permissions_are_the_umasks(place):
             path = os.path.join(directory, name)
             if path.startswith(place("images")) or os.path.islink(path):
                 continue
-            mode = stat.S_IMODE(os.stat(path).st_mode)
+            mode = os.stat(path).st_mode & 0o777
             if mode != (0o777 if name in folders else 0o666) & ~_UMASK:
                 wrong[path] = oct(mode)
     assert not wrong

@@ -84,12 +84,13 @@ def add_network(parser: argparse.ArgumentParser):
 def parse_arguments(argv):
     default = amoeba_net_model.default_hparams()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    numbers = {"type": integers(1), "metavar": "N[,N...]"}
-    parser.add_argument("--batch_sizes", default="8", help="images a step", **numbers)
-    parser.add_argument("--num_cells", default=[default.num_cells], help="normal cells", **numbers)
-    parser.add_argument(
-        "--filters", default=[default.reduction_size], help="reduction_size", **numbers
-    )
+    for name, value, text in (
+        ("batch_sizes", 8, "images a step"),
+        ("num_cells", default.num_cells, "normal cells"),
+        ("filters", default.reduction_size, "reduction_size"),
+    ):
+        numbers = {"default": [value], "type": integers(1), "metavar": "N[,N...]"}
+        parser.add_argument(f"--{name}", help=text, **numbers)
     parser.add_argument("--image_size", default=default.image_size, type=integer(1), help="pixels")
     parser.add_argument(
         "--parts",

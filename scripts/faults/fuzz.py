@@ -95,8 +95,7 @@ def fuzz(arguments, directory: str):
         target.run(data)
 
     def mutate(data: bytes, max_size: int, seed: int) -> bytes:
-        rng = random.Random(seed)
-        # Bytes by themselves, too: the fuzzer knows what they are compared with.
+        rng = random.Random(seed)  # Bytes too: the fuzzer knows what they are compared with.
         if rng.random() < 0.2:
             return atheris.Mutate(data, max_size)
         # Seeds that reach nothing new, since TensorFlow's code does not count, are not kept.
