@@ -18,7 +18,7 @@ NCHW = "NCHW"
 # Collections of the batch statistics that training moves, and of what it subtracts from each.
 MOVED_STATISTICS = "moved_statistics"
 STATISTICS_CHANGES = "statistics_changes"
-# TensorFlow 1 takes no less, since cuDNN does not; newer releases would compute otherwise.
+# Older releases take no less, since cuDNN does not; newer ones would compute otherwise.
 _LEAST_EPSILON = 1.001e-5
 
 
