@@ -178,7 +178,13 @@ class _Watcher:
             thread.start()
 
     def join(self, timeout: float):
-        self._threads[0].join(timeout)
+        """Waits for its goodbye, while it is there: a session with one that is gone never ends."""
+        deadline, misses = time.monotonic() + timeout, 0
+        while time.monotonic() < deadline and misses < _GOODBYE_MISSES:
+            self._threads[0].join(0.5)
+            if not self._threads[0].is_alive():
+                return
+            misses = 0 if answers(self._cluster.addresses[self._rank]) else misses + 1
 
     def _wait(self):
         with tf.Graph().as_default():
