@@ -110,7 +110,8 @@ def hparams_of(checkpoint: str) -> Dict[str, Any]:
     records = read_results(directory) or read_results(os.path.dirname(directory))
     records = [record for record in records if "hparams" in record]
     trainings = [record for record in records if record["kind"] == "train"]
-    return (trainings or records or [{"hparams": {}}])[-1]["hparams"]
+    found = trainings or records
+    return found[-1]["hparams"] if found else {}
 
 
 def versions() -> Dict[str, str]:

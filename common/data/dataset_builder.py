@@ -112,18 +112,17 @@ def _examples(shard, on_bad_image, converted, skipped):
     for image in shard.images:
         if parallel.stopping():
             raise concurrent.futures.CancelledError
-        name = files.printable(image.name)
         try:
             jpeg = image_files.to_jpeg(image_sources.read_image(image))
         except OSError as error:  # Of the disk or the network, not of the image: never left out.
-            reason = f"cannot be read: {error.strerror or error}"
             raise UserError(
-                f"{name} ({shard.split}) {reason}. Mend that, and run this again to go on."
+                f"{_shown(image, shard)} cannot be read: {error.strerror or error}. Mend that, and "
+                "run this again to go on."
             ) from error
         except ValueError as error:
             if on_bad_image == "fail":
                 raise UserError(
-                    f"{name} ({shard.split}) cannot be decoded: {error}. Replace it and run this "
+                    f"{_shown(image, shard)} cannot be decoded: {error}. Replace it and run this "
                     "again, or leave out and list all such images with --on_bad_image=skip."
                 ) from error
             skipped.append({"name": image.name, "reason": str(error)})
@@ -142,6 +141,10 @@ def _examples(shard, on_bad_image, converted, skipped):
             colorspace="RGB" if jpeg.channels == 3 else "Grayscale",
             channels=jpeg.channels,
         )
+
+
+def _shown(image, shard):
+    return f"{files.printable(image.name)} ({shard.split})"
 
 
 def is_intact(entry, output_dir):

@@ -5,6 +5,7 @@ from typing import Dict, Optional, Sequence
 
 import numpy as np
 
+from common.hooks import summaries
 from common.runtime import tf
 
 
@@ -65,10 +66,7 @@ class ThroughputHook(tf.train.SessionRunHook):
         self._written = self._previous
         if self._summary_dir is not None:
             speed = (step - since) * self._batch_size / (now - then)
-            summary = tf.Summary(
-                value=[tf.Summary.Value(tag="images_per_second", simple_value=speed)]
-            )
-            tf.summary.FileWriterCache.get(self._summary_dir).add_summary(summary, step)
+            summaries.write_scalars(self._summary_dir, {"images_per_second": speed}, step)
 
     def statistics(self) -> Dict[str, object]:
         """See `speed_statistics`."""

@@ -41,10 +41,7 @@ class ScalarSummaryHook(tf.train.SessionRunHook):
         step, scalars = run_values.results
         if self._timer.should_trigger_for_step(step):
             self._timer.update_last_triggered_step(step)
-            summary = tf.Summary()
-            for tag, value in scalars.items():
-                summary.value.add(tag=tag, simple_value=value)
-            tf.summary.FileWriterCache.get(self._summary_dir).add_summary(summary, step)
+            write_scalars(self._summary_dir, scalars, step)
 
     def end(self, session):
         # Nothing else does this on such a device, and the curves are drawn from the file.
@@ -53,12 +50,17 @@ class ScalarSummaryHook(tf.train.SessionRunHook):
 
 def write_evaluation(model_dir: str, metrics: Dict[str, float], step: int):
     """Writes an evaluation's metrics where an Estimator would, for TensorBoard and the curves."""
+    write_scalars(os.path.join(model_dir, "eval"), metrics, step).flush()
+
+
+def write_scalars(directory: str, scalars: Dict[str, float], step: int) -> tf.summary.FileWriter:
+    """Writes points of curves, by their tags, to a directory's event file; returns its writer."""
     summary = tf.Summary()
-    for tag, value in metrics.items():
+    for tag, value in scalars.items():
         summary.value.add(tag=tag, simple_value=value)
-    writer = tf.summary.FileWriterCache.get(os.path.join(model_dir, "eval"))
+    writer = tf.summary.FileWriterCache.get(directory)
     writer.add_summary(summary, step)
-    writer.flush()
+    return writer
 
 
 class LossHook(tf.train.SessionRunHook):

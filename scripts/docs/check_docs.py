@@ -18,7 +18,6 @@ Chinese have the same commands as the English ones, so only the English ones are
 
 import argparse
 import ast
-import contextlib
 import functools
 import glob
 import os
@@ -92,11 +91,12 @@ def pages() -> List[str]:
     for pattern in ("*.md", "docs/**/*.md", "test/**/*.md"):
         found += sorted(glob.glob(os.path.join(ROOT, pattern), recursive=True))
     names = [os.path.relpath(path, ROOT) for path in found]
+    # Within another repository, which need not know any page, there is none of ours.
+    if not (os.path.exists(os.path.join(ROOT, ".git")) and shutil.which("git")):
+        return names
     command = ["git", "-C", ROOT, "ls-files", "--others", "--exclude-standard", "*.md"]
-    with contextlib.suppress(OSError):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        names = [name for name in names if name not in done.stdout.splitlines()]
-    return names
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return [name for name in names if name not in done.stdout.splitlines()]
 
 
 def translations() -> Dict[str, str]:

@@ -95,8 +95,8 @@ def fuzz(arguments, directory: str):
         target.run(data)
 
     def mutate(data: bytes, max_size: int, seed: int) -> bytes:
-        rng = random.Random(seed)  # Bytes too: the fuzzer knows what they are compared with.
-        if rng.random() < 0.2:
+        rng = random.Random(seed)
+        if rng.random() < 0.2:  # Bytes, too: the fuzzer knows what they are compared with.
             return atheris.Mutate(data, max_size)
         # Seeds that reach nothing new, since TensorFlow's code does not count, are not kept.
         if rng.random() < 0.2:
